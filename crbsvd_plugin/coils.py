@@ -1,0 +1,140 @@
+"""Coil noise and coil sensitivities.
+
+Prewhitening: with the noise covariance Psi = E[n n^H] / 2 per real component and Psi = L L^H,
+the data L^-1 y have unit noise in every real component and no correlation between coils
+(Pruessmann et al., doi 10.1002/mrm.1241).
+
+Sensitivities: images of the first basis coefficient are reconstructed coil by coil on a small
+grid, and ESPIRiT (Uecker et al., doi 10.1002/mrm.24751; SigPy's) is applied to their k-space. The
+maps are smooth, so they are interpolated to the full grid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .encoding import SubspaceOperator
+from .errors import UserError
+from .recon.cg import conjugate_gradients
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CALIBRATION = 24
+_MAP_SIZE = 64
+_ITERATIONS = 10
+
+
+def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
+    """Return L^-1 for noise samples (C, n): applied to data, sigma = 1 per real component.
+
+    Raises
+    ------
+    UserError
+        There are fewer samples than coils, a value is not finite, or a coil is dead.
+    """
+    noise = np.asarray(noise, dtype=np.complex128)
+    n_coils, n_samples = noise.shape
+    if n_samples < 2 * n_coils:
+        raise UserError(f"noise scan has {n_samples} samples for {n_coils} coils, expected at least {2 * n_coils}")
+    if not np.isfinite(noise).all():
+        raise UserError(f"noise scan holds {np.count_nonzero(~np.isfinite(noise))} non-finite values; remove it")
+    covariance = noise @ noise.conj().T / (2 * n_samples)
+    try:
+        lower = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        raise UserError("noise covariance is singular: a coil is dead or two are the same; leave them out") from None
+    from scipy.linalg import solve_triangular
+
+    return np.asarray(solve_triangular(lower, np.eye(n_coils), lower=True))
+
+
+def estimate_sensitivities(
+    ksp: NDArray[Any],
+    traj: NDArray[Any],
+    *,
+    frame: NDArray[np.intp],
+    phi: NDArray[Any],
+    shape: tuple[int, ...],
+    weights: NDArray[Any] | None = None,
+) -> NDArray[np.complex64]:
+    """Return coil sensitivities (C, *X) from the data themselves.
+
+    Parameters
+    ----------
+    ksp, traj, frame, weights
+        Readouts, as for `SubspaceOperator`.
+    phi : array (T, K)
+        Basis; only its first column is used.
+    shape : tuple of int
+        Image size X.
+
+    Returns
+    -------
+    complex64 array
+        Unit root-sum-of-squares everywhere; the phase is that of a virtual coil made of all
+        coils, so that it is smooth where a single coil sees nothing.
+
+    Raises
+    ------
+    UserError
+        A coil holds only zeros.
+    """
+    silent = np.flatnonzero(~np.any(ksp, axis=(1, 2)))
+    if len(silent):
+        raise UserError(f"coil {silent[0]} holds only zeros ({len(silent)} of {len(ksp)} coils); leave it out")
+    small = tuple(min(_CALIBRATION, n) for n in shape)
+    images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=small, weights=weights)
+    maps = _espirit(images, tuple(min(_MAP_SIZE, n) for n in shape))
+    full = _resized(maps, shape)
+    return (full / np.linalg.norm(full, axis=0)).astype(np.complex64)
+
+
+def _coil_images(
+    ksp: NDArray[Any],
+    traj: NDArray[Any],
+    *,
+    frame: NDArray[np.intp],
+    phi: NDArray[Any],
+    shape: tuple[int, ...],
+    weights: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """Return low-resolution images (C, *X) of one coefficient, by CG per coil."""
+    inside = np.all(np.abs(traj) < np.array(shape) / 2, axis=2)
+    columns = np.flatnonzero(inside.any(axis=0))
+    kept = slice(columns[0], columns[-1] + 1)
+    weights = inside[:, kept] * (1 if weights is None else weights[:, kept])
+    sens = np.ones((1, *shape), np.complex64)
+    operator = SubspaceOperator(traj[:, kept], frame=frame, phi=phi, sens=sens, weights=weights)
+    return np.stack(
+        [
+            conjugate_gradients(operator.normal, operator.adjoint(samples[None, :, kept]), lam=0.0, iterations=_ITERATIONS)[0]
+            for samples in ksp
+        ]
+    )
+
+
+def _espirit(images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return ESPIRiT maps (C, *shape) of low-resolution coil images, defined everywhere."""
+    from sigpy.mri.app import EspiritCalib
+
+    axes = tuple(range(1, images.ndim))
+    centred = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(images, axes=axes), axes=axes, norm="ortho"), axes=axes)
+    ksp = np.zeros((len(images), *shape), np.complex64)
+    ksp[(slice(None), *(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, images.shape[1:], strict=True)))] = centred
+    maps = EspiritCalib(ksp, calib_width=min(images.shape[1:]), crop=0, show_pbar=False).run()
+    # a virtual coil: the combination of coils that sees most of the image
+    vectors = np.linalg.svd(images.reshape(len(images), -1), full_matrices=False)[0]
+    reference = np.tensordot(vectors[:, 0].conj(), maps, axes=1)
+    return np.asarray(maps * np.exp(-1j * np.angle(reference)))
+
+
+def _resized(maps: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Interpolate smooth maps (C, *small) to another grid, centres n//2 aligned."""
+    from scipy.ndimage import map_coordinates
+
+    axes = [(np.arange(n) - n // 2) * (m / n) + m // 2 for n, m in zip(shape, maps.shape[1:], strict=True)]
+    grid = np.meshgrid(*axes, indexing="ij")
+    return np.stack([map_coordinates(image, grid, order=3, mode="nearest") for image in maps])

@@ -1,0 +1,163 @@
+"""Compressed fingerprints of a prior, to match coefficient images with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import files
+from .basis import Basis
+from .errors import UserError
+from .model import Parameter, SignalModel
+from .prior import Prior, iter_batches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = "crbsvd-dictionary/1"
+SUFFIX = ".h5"
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """Fingerprints compressed with one basis.
+
+    Parameters
+    ----------
+    parameters : tuple of Parameter
+        The P parameters.
+    theta : float64 array (B, P)
+        Parameters of the atoms, SI units.
+    coeff : complex64 array (B, K)
+        phi^H s(theta) / norm: unit norm.
+    norm : float32 array (B,)
+        ||phi^H s(theta)|| for M0 = 1.
+    edge : bool array (B,)
+        Atoms at an end of the range of a parameter.
+    digest : str
+        `Basis.digest` of the basis.
+    jac : complex64 array (B, P, K) or None
+        phi^H ds/dtheta for M0 = 1.
+    """
+
+    parameters: tuple[Parameter, ...]
+    theta: NDArray[np.float64]
+    coeff: NDArray[np.complex64]
+    norm: NDArray[np.float32]
+    edge: NDArray[np.bool_]
+    digest: str
+    jac: NDArray[np.complex64] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of coefficients K."""
+        return int(self.coeff.shape[1])
+
+    def truncate(self, basis: Basis) -> Dictionary:
+        """Return the dictionary of a basis that consists of the first columns of this one's."""
+        rank = basis.rank
+        norm = np.linalg.norm(self.coeff[:, :rank], axis=1)
+        jac = None if self.jac is None else self.jac[..., :rank]
+        coeff = self.coeff[:, :rank] / norm[:, None]
+        return Dictionary(self.parameters, self.theta, coeff, self.norm * norm, self.edge, basis.digest, jac)
+
+    def write(self, path: Path) -> None:
+        """Write the dictionary as HDF5."""
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["basis"] = self.digest
+            file.attrs["parameters"] = json.dumps([asdict(parameter) for parameter in self.parameters])
+            for name in ("theta", "coeff", "norm", "edge", "jac"):
+                if getattr(self, name) is not None:
+                    file[name] = getattr(self, name)
+
+    @classmethod
+    def load(cls, name: str | Path, basis: Basis) -> Dictionary:
+        """Read the dictionary that lies beside the basis NAME.
+
+        Raises
+        ------
+        UserError
+            There is none, it is damaged, or it was made for another basis.
+        """
+        import h5py
+
+        path = files.with_suffix(name, SUFFIX)
+        if not path.is_file():
+            raise UserError(
+                f"{path} does not exist: matching needs the dictionary of the basis; make it with 'crbsvd basis' (--atoms)"
+            )
+        try:
+            with h5py.File(path, "r") as file:
+                content = {key: _dataset(file, key, path) for key in file}
+                attributes = {key: file.attrs[key] for key in ("format", "basis", "parameters")}
+        except (OSError, KeyError) as error:
+            raise UserError(f"{path} is not a dictionary ({error}); make it again") from None
+        if attributes["format"] != FORMAT:
+            raise UserError(f"{path} has format {attributes['format']!r}, expected {FORMAT!r}")
+        if attributes["basis"] != basis.digest:
+            raise UserError(f"{path} was made for another basis than {name}.cfl (hashes differ); make both again")
+        parameters = tuple(Parameter(**fields) for fields in json.loads(attributes["parameters"]))
+        return cls(parameters, digest=basis.digest, **content)
+
+
+def _dataset(file: Any, key: str, path: Path) -> NDArray[Any]:
+    """Read one dataset, refusing links to elsewhere."""
+    import h5py
+
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
+        raise UserError(f"{path}: {key!r} is not a plain dataset; links to other files are refused")
+    return np.asarray(file[key][()])
+
+
+def compress(
+    model: SignalModel,
+    prior: Prior,
+    basis: Basis,
+    *,
+    jacobian: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Dictionary:
+    """Simulate a prior and compress it: c = phi^H s(theta).
+
+    Parameters
+    ----------
+    model : SignalModel
+        The model that the basis was made for.
+    prior : Prior
+        The atoms; for fitting it must have no holes.
+    basis : Basis
+        The basis.
+    jacobian : bool
+        Keep the compressed derivatives too.
+    progress : callable, optional
+        Called with the number of atoms after each batch.
+    """
+    theta, coeff, jac, edge = [], [], [], []
+    for batch in iter_batches(model, prior, jacobian=jacobian, progress=progress):
+        theta.append(batch.theta)
+        coeff.append(basis.project(batch.signal))
+        if batch.jac is not None:
+            jac.append(basis.project(batch.jac))
+    for tissue in prior.tissues:
+        atoms = prior.atoms(tissue, model.parameters)
+        varied = atoms[:, atoms.min(axis=0) < atoms.max(axis=0)]
+        edge.append(np.any((varied == varied.min(axis=0)) | (varied == varied.max(axis=0)), axis=1))
+    coefficients = np.concatenate(coeff)
+    norm = np.linalg.norm(coefficients, axis=1)
+    return Dictionary(
+        model.parameters,
+        np.concatenate(theta),
+        (coefficients / norm[:, None]).astype(np.complex64),
+        norm.astype(np.float32),
+        np.concatenate(edge),
+        basis.digest,
+        np.concatenate(jac).astype(np.complex64) if jac else None,
+    )

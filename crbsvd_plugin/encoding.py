@@ -1,0 +1,172 @@
+"""From coefficient images to k-space and back.
+
+    y_c(r, s) = sum_k phi(t_r, k) / sqrt(N)  sum_x sens_c(x) coeff_k(x) exp(-2 pi i k(r, s) . (x - n//2) / n)
+
+`traj` is in cycles per field of view in the order of the image axes, N the number of voxels:
+with this unitary scaling the noise of k-space is the noise of the images.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import threads
+from .toeplitz import Toeplitz, multiplier
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_EPS = {np.dtype(np.complex64): 1e-5, np.dtype(np.complex128): 1e-10}
+
+
+class SubspaceOperator:
+    """Linear operator A from coefficient images to k-space samples.
+
+    Parameters
+    ----------
+    traj : array (R, S, ndim)
+        Sample positions in cycles per field of view, in the order of X.
+    frame : int array (R,)
+        Frame of every readout, 0 to T - 1; any number of readouts per frame.
+    phi : array (T, K)
+        Temporal basis; real or complex.
+    sens : complex array (C, *X)
+        Coil sensitivities.
+    shape : tuple of int, optional
+        Image size X; that of `sens` if not given.
+    weights : array (R, S), optional
+        Weights w >= 0 of the samples in the objective 1/2 sum w |A c - y|^2; 0: missing.
+    dtype : dtype
+        complex64, or complex128 for tests and references.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or a frame lies outside of the basis.
+
+    Notes
+    -----
+    `adjoint` is the adjoint for the weighted inner product of k-space, A^H W, so that
+    `normal` = `adjoint` of `forward` = A^H W A.
+    """
+
+    def __init__(
+        self,
+        traj: ArrayLike,
+        *,
+        frame: ArrayLike,
+        phi: NDArray[Any],
+        sens: NDArray[Any],
+        shape: tuple[int, ...] | None = None,
+        weights: ArrayLike | None = None,
+        dtype: Any = np.complex64,
+    ):
+        self.dtype = np.dtype(dtype)
+        self._real = np.zeros(0, self.dtype).real.dtype
+        self.traj = np.asarray(traj, dtype=self._real)
+        self.frame = np.asarray(frame, dtype=np.intp)
+        self.phi = phi.astype(self.dtype if np.iscomplexobj(phi) else self._real)
+        self.sens = np.asarray(sens, dtype=self.dtype)
+        self.shape = tuple(self.sens.shape[1:]) if shape is None else tuple(shape)
+        n_readouts = self.traj.shape[:2]
+        self.weights = (
+            np.ones(n_readouts, self._real) if weights is None else np.asarray(weights, dtype=self._real)
+        )
+        if self.traj.ndim != 3 or self.traj.shape[2] != len(self.shape) or len(self.shape) not in (2, 3):
+            raise ValueError(f"traj has shape {self.traj.shape}, expected (R, S, {len(self.shape)})")
+        if self.sens.shape[1:] != self.shape:
+            raise ValueError(f"sens has shape {self.sens.shape}, expected (C, {', '.join(map(str, self.shape))})")
+        if self.frame.shape != (n_readouts[0],) or self.weights.shape != n_readouts:
+            raise ValueError(
+                f"frame {self.frame.shape} and weights {self.weights.shape} do not fit traj {self.traj.shape}"
+            )
+        if self.frame.size and not (0 <= self.frame.min() and self.frame.max() < len(self.phi)):
+            raise ValueError(f"frames {self.frame.min()} to {self.frame.max()} lie outside of 0 to {len(self.phi) - 1}")
+        self._scale = 1 / np.sqrt(np.prod(self.shape))
+
+    @property
+    def rank(self) -> int:
+        """Number of coefficients K."""
+        return int(self.phi.shape[1])
+
+    @property
+    def coeff_shape(self) -> tuple[int, ...]:
+        """Shape (K, *X) of the coefficient images."""
+        return (self.rank, *self.shape)
+
+    @property
+    def ksp_shape(self) -> tuple[int, int, int]:
+        """Shape (C, R, S) of k-space."""
+        return (len(self.sens), *self.traj.shape[:2])
+
+    def forward(self, coeff: NDArray[Any]) -> NDArray[Any]:
+        """Return k-space (C, R, S) of coefficient images (K, *X); without the weights."""
+        coeff = self._checked(coeff, self.coeff_shape, "coeff")
+        ksp = np.empty(self.ksp_shape, self.dtype)
+        rows = self.phi.T[:, self.frame, None] * self._real.type(self._scale)
+        for sens, out in zip(self.sens, ksp, strict=True):
+            samples = self._to_samples.execute(np.ascontiguousarray(sens * coeff))
+            np.einsum("krs,kro->rs", samples.reshape(self.rank, *out.shape), rows, out=out)
+        return ksp
+
+    def adjoint(self, ksp: NDArray[Any]) -> NDArray[Any]:
+        """Return coefficient images (K, *X) of k-space (C, R, S): A^H W y."""
+        ksp = self._checked(ksp, self.ksp_shape, "ksp")
+        coeff = np.zeros(self.coeff_shape, self.dtype)
+        rows = self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale)
+        for sens, samples in zip(self.sens, ksp, strict=True):
+            strength = rows * (self.weights * samples)
+            image = self._to_image.execute(strength.reshape(self.rank, -1))
+            coeff += sens.conj() * image.reshape(self.coeff_shape)
+        return coeff
+
+    def normal(self, coeff: NDArray[Any]) -> NDArray[Any]:
+        """Return A^H W A of coefficient images (K, *X), by convolution; see `toeplitz`."""
+        coeff = self._checked(coeff, self.coeff_shape, "coeff")
+        out = np.zeros(self.coeff_shape, self.dtype)
+        for sens in self.sens:
+            out += sens.conj() * self.toeplitz.apply(sens * coeff)
+        return out
+
+    @cached_property
+    def toeplitz(self) -> Toeplitz:
+        """The convolution kernel of this trajectory, weights and basis; computed at first use."""
+        doubled = tuple(2 * n for n in self.shape)
+        plan = self._plan(1, doubled, 1)
+
+        def psf(strength: NDArray[Any]) -> NDArray[Any]:
+            lags: NDArray[Any] = plan.execute(strength.astype(self.dtype).ravel())
+            return lags * self._real.type(self._scale**2)
+
+        values = multiplier(psf, self.phi, self.frame, self.weights, self.shape)
+        return Toeplitz(values, self.rank, self.shape)
+
+    @cached_property
+    def _to_samples(self) -> Any:
+        return self._plan(2, self.shape, self.rank)
+
+    @cached_property
+    def _to_image(self) -> Any:
+        return self._plan(1, self.shape, self.rank)
+
+    def _plan(self, kind: int, modes: tuple[int, ...], n_transforms: int) -> Any:
+        """Plan a NUFFT of this trajectory between the samples and a grid of `modes`."""
+        import finufft
+
+        plan = finufft.Plan(
+            kind, modes, n_trans=n_transforms, eps=_EPS[self.dtype], isign=1 if kind == 1 else -1,
+            dtype=self.dtype.name, nthreads=threads.count(),
+        )  # fmt: skip
+        # one voxel is 1/n of the field of view, however many lags the grid holds
+        points = (2 * np.pi / np.array(self.shape)) * self.traj.reshape(-1, len(self.shape)).astype(np.float64)
+        plan.setpts(*np.ascontiguousarray(points.T, dtype=self._real))
+        return plan
+
+    def _checked(self, array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+        array = np.asarray(array, dtype=self.dtype)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+        return array

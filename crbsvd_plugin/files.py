@@ -1,0 +1,236 @@
+"""Files that appear whole or not at all.
+
+A *product* is one or several files that make one thing (a basis is ``NAME.cfl``, ``NAME.hdr``,
+``NAME.json``). They are written into a hidden staging folder beside their destination and
+renamed at the end, the JSON last: it lists the SHA-256 of the others and is the commit mark.
+
+The staging folder is locked while its process lives. A later run that finds an unlocked one
+sweeps it: a commit that had begun (the JSON is written) is finished, anything else is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+_MARK = ".crbsvd-tmp-"
+_UNWRITABLE = {
+    errno.ENOSPC: "no space is left there",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than allowed there",
+    errno.EACCES: "writing there is not permitted",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def with_suffix(name: str | Path, suffix: str) -> Path:
+    """Append `suffix`; unlike `Path.with_suffix`, ``basis_0.5`` keeps its ``.5``."""
+    return Path(f"{name}{suffix}")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object, `what` being its name in messages.
+
+    Raises
+    ------
+    UserError
+        The file is missing, or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{what}: {path} does not exist; check the name") from None
+    except IsADirectoryError:
+        raise UserError(f"{what}: {path} is a folder, expected a JSON file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{what}: {path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def verify(sidecar: Path, content: dict[str, Any], what: str) -> None:
+    """Check every file that a sidecar lists against its SHA-256.
+
+    Raises
+    ------
+    UserError
+        A file is missing or was changed after the sidecar was written.
+    """
+    for name, digest in content.get("files", {}).items():
+        path = sidecar.parent / name
+        if Path(name).name != name:
+            raise UserError(f"{what}: {sidecar} lists {name!r}, expected a plain file name")
+        if not path.is_file():
+            raise UserError(f"{what}: {path} is missing, but {sidecar.name} lists it; restore or make it again")
+        if sha256(path) != digest:
+            raise UserError(
+                f"{what}: the hash of {path} does not match {sidecar.name}; "
+                "one of the two was changed or belongs to another run: restore or make it again"
+            )
+
+
+class Product:
+    """The files of one product while they are being written."""
+
+    def __init__(self, staging: Path, sidecar: Path):
+        self._staging = staging
+        self._sidecar = sidecar
+        self._names: list[str] = []
+
+    def path(self, name: str) -> Path:
+        """Return the temporary path of the file that will be called `name`."""
+        if Path(name).name != name or name == self._sidecar.name:
+            raise ValueError(f"{name!r} is not the plain name of a member file")
+        if name not in self._names:
+            self._names.append(name)
+        return self._staging / name
+
+    def commit(self, content: dict[str, Any]) -> None:
+        """Write the sidecar, with the hashes of all members, and rename everything."""
+        hashes = {name: sha256(self._staging / name) for name in self._names}
+        text = json.dumps({**content, "files": hashes}, indent=1, allow_nan=False)
+        (self._staging / (self._sidecar.name + ".part")).write_text(text + "\n", encoding="utf-8")
+        os.replace(self._staging / (self._sidecar.name + ".part"), self._staging / self._sidecar.name)
+        _move_all(self._staging, self._sidecar)
+
+
+@contextmanager
+def product(sidecar: Path, names: list[str], *, force: bool = False) -> Iterator[Product]:
+    """Write the product that `sidecar` commits; `names` are its expected members.
+
+    Parameters
+    ----------
+    sidecar : Path
+        The JSON file, in the folder where all files go; the folder is made.
+    names : list of str
+        Names of the other files, so that a clash is found before the work begins.
+    force : bool
+        Replace an earlier product of the same name: only files that its sidecar lists.
+
+    Raises
+    ------
+    UserError
+        A file exists already, or the folder cannot be written.
+    """
+    check_free(sidecar, names, force=force)
+    with _staging_folder(sidecar) as staging:
+        yield Product(staging, sidecar)
+
+
+@contextmanager
+def single(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Write one file that needs no sidecar: give a temporary path, renamed to `path` if all went well.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made.
+    force : bool
+        Replace a file of this name.
+
+    Raises
+    ------
+    UserError
+        The file exists already, or the folder cannot be written.
+    """
+    _sweep(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected the name of a file: choose another name")
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already: choose another name, or say --force to replace it")
+    with _staging_folder(path) as staging:
+        # under another name than its own, which would be taken for a commit mark
+        part = staging / f"{path.name}.part"
+        yield part
+        os.replace(part, path)
+
+
+def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
+    """Refuse names that are taken (with `force`: by files that are not of this product)."""
+    _sweep(sidecar)
+    present = [path for path in (sidecar.parent / name for name in [*names, sidecar.name]) if path.exists()]
+    if not present:
+        return
+    if not force:
+        raise UserError(f"{present[0]} exists already: choose another name, or say --force to replace it")
+    own = set(read_json(sidecar, "output").get("files", {})) | {sidecar.name} if sidecar.is_file() else set()
+    foreign = [path for path in present if path.name not in own]
+    if foreign:
+        raise UserError(f"{foreign[0]} exists and is not part of {sidecar}: --force does not replace it; remove it yourself")
+
+
+@contextmanager
+def _staging_folder(sidecar: Path) -> Iterator[Path]:
+    folder = sidecar.parent
+    staging: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{sidecar.name}{_MARK}", dir=folder))
+        lock = _lock(staging)
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+    except OSError as error:
+        reason = unwritable(error)
+        if reason is None:
+            raise
+        raise UserError(f"cannot write {sidecar.parent / sidecar.stem}: {reason}; free some or choose another place") from error
+
+
+def unwritable(error: OSError) -> str | None:
+    """Return why the place cannot be written, in words, or None for any other error."""
+    if error.errno in _UNWRITABLE:
+        return _UNWRITABLE[error.errno]
+    # HDF5 reports the number of the system's error only in its text
+    text = str(error)
+    return next((why for code, why in _UNWRITABLE.items() if f"errno = {code}," in text), None)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder for as long as this process lives; None if another one holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _move_all(staging: Path, sidecar: Path) -> None:
+    names = [path.name for path in staging.iterdir() if path.name != sidecar.name]
+    for name in [*sorted(names), sidecar.name]:
+        os.replace(staging / name, sidecar.parent / name)
+
+
+def _sweep(sidecar: Path) -> None:
+    """Finish or remove what killed runs left behind for this product."""
+    for staging in sidecar.parent.glob(f".{sidecar.name}{_MARK}*"):
+        lock = _lock(staging)
+        if lock is None:
+            continue
+        if (staging / sidecar.name).is_file():
+            _move_all(staging, sidecar)
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)

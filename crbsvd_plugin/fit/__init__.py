@@ -1,0 +1,1 @@
+"""Tissue parameters from coefficient images."""

@@ -1,0 +1,98 @@
+"""Dictionary matching in the compressed domain.
+
+For a voxel with the coefficients c, the atom with unit-norm coefficients d that explains most is
+that of largest |d^H c|; the complex scale is M0 = d^H c / norm, norm = ||phi^H s(theta)||.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..dictionary import Dictionary
+from .result import Maps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ATOMS, _VOXELS = 4096, 2048
+
+
+def match(
+    coeff: NDArray[Any],
+    dictionary: Dictionary,
+    *,
+    mask_level: float = 0.05,
+    progress: Callable[[int], object] | None = None,
+) -> Maps:
+    """Return the parameters of the best atom for every voxel.
+
+    Parameters
+    ----------
+    coeff : complex array (K, *X)
+        Coefficient images.
+    dictionary : Dictionary
+        Atoms compressed with the same basis.
+    mask_level : float
+        Voxels whose ||c|| is below this share of its 99th percentile are not fitted; 0: all are.
+    progress : callable, optional
+        Called with the number of voxels after each block.
+
+    Raises
+    ------
+    ValueError
+        The number of coefficients differs from the dictionary's.
+    """
+    if len(coeff) != dictionary.rank:
+        raise ValueError(f"coeff has {len(coeff)} coefficients, the dictionary {dictionary.rank}")
+    shape = coeff.shape[1:]
+    voxels = np.ascontiguousarray(coeff.reshape(len(coeff), -1).T, dtype=np.complex64)
+    size = np.linalg.norm(voxels, axis=1)
+    mask = (size > 0) & (size >= mask_level * np.percentile(size, 99))
+    chosen = np.flatnonzero(mask)
+    best = np.zeros(len(chosen), np.intp)
+    for start in range(0, len(chosen), _VOXELS):
+        part = slice(start, start + _VOXELS)
+        best[part] = best_atoms(voxels[chosen[part]], dictionary.coeff)
+        if progress is not None:
+            progress(len(best[part]))
+    theta = np.zeros((len(dictionary.parameters), len(voxels)), np.float32)
+    m0, edge = np.zeros(len(voxels), np.complex64), np.zeros(len(voxels), bool)
+    theta[:, chosen] = dictionary.theta[best].T
+    m0[chosen] = np.sum(dictionary.coeff[best].conj() * voxels[chosen], axis=1) / dictionary.norm[best]
+    edge[chosen] = dictionary.edge[best]
+    return Maps(
+        dictionary.parameters, theta.reshape(-1, *shape), m0.reshape(shape), edge.reshape(shape), mask.reshape(shape)
+    )
+
+
+def best_atoms(voxels: NDArray[np.complex64], atoms: NDArray[np.complex64]) -> NDArray[np.intp]:
+    """Return the index of the atom (B, K) of largest |d^H c| for each voxel (V, K); ties to the first.
+
+    Where all atoms are purely real or purely imaginary (a real basis and FISP), |d^H c|^2 is the
+    sum of two real products, which halves the work.
+    """
+    best = np.zeros(len(voxels), np.intp)
+    score = np.full(len(voxels), -1.0, np.float32)
+    real = _real_atoms(atoms)
+    halves = None if real is None else np.concatenate([voxels.real, voxels.imag])
+    for start in range(0, len(atoms), _ATOMS):
+        if real is None or halves is None:
+            product = voxels @ atoms[start : start + _ATOMS].conj().T
+            power = product.real**2 + product.imag**2
+        else:
+            squares = (halves @ real[start : start + _ATOMS].T) ** 2
+            power = squares[: len(voxels)] + squares[len(voxels) :]
+        index = power.argmax(axis=1)
+        value = power[np.arange(len(voxels)), index]
+        better = value > score
+        best[better], score[better] = index[better] + start, value[better]
+    return best
+
+
+def _real_atoms(atoms: NDArray[np.complex64]) -> NDArray[np.float32] | None:
+    if not atoms.real.any():
+        return atoms.imag
+    return None if atoms.imag.any() else atoms.real

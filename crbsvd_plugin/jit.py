@@ -1,0 +1,62 @@
+"""The only place that decorates with numba.
+
+Compiled code is kept in a folder of our own (``CRBSVD_CACHE``, else the user's cache folder),
+because an installation may be read-only; where no folder can be written it is compiled anew.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+prange = numba.prange
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Return the folder for compiled code, or None when none can be written."""
+    base = os.environ.get("CRBSVD_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(base) / "crbsvd-plugin" / "numba"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
+
+
+def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[F], F]:
+    """Compile a function without Python objects; it releases the GIL.
+
+    Parameters
+    ----------
+    parallel : bool
+        Spread its `prange` loops over the threads of `threads.count()`.
+    fastmath : bool or set of str
+        The floating-point freedoms of LLVM that the kernel can stand.
+    inline : bool
+        Only called from other kernels: neither cached nor entered from Python.
+    """
+
+    def decorate(function: F) -> F:
+        folder = None if inline else cache_folder()
+        # numba chooses the folder at the moment of decoration, from this setting
+        before = numba.config.CACHE_DIR
+        try:
+            if folder is not None:
+                numba.config.CACHE_DIR = str(folder)
+            compiled: F = numba.njit(
+                nogil=True, parallel=parallel, fastmath=fastmath, cache=folder is not None, error_model="numpy"
+            )(function)
+        finally:
+            numba.config.CACHE_DIR = before
+        return compiled
+
+    return decorate

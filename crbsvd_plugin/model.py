@@ -1,0 +1,86 @@
+"""What a signal model is, and a batch of what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a signal model.
+
+    Parameters
+    ----------
+    name : str
+        Name as in the literature, e.g. ``T1``.
+    unit : str
+        SI unit; an empty string for a relative quantity such as B1.
+    low, high : float
+        Range in which the model is defined.
+    nuisance : bool
+        A nuisance parameter is projected out of the others' derivatives, but its own
+        Cramer-Rao bound is not a target of the basis.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    nuisance: bool = False
+
+
+@runtime_checkable
+class SignalModel(Protocol):
+    """A map from tissue parameters to a time series of T frames.
+
+    The complex scale M0 is never a parameter: signals are those of M0 = 1, and the
+    derivative with respect to M0 is the signal itself.
+    """
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The P parameters, in the order of the columns of theta."""
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames T."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """Everything needed to build this model again, ready for JSON (SI units)."""
+
+    def signal(self, theta: NDArray[Any]) -> NDArray[Any]:
+        """Return the signals (B, T), complex128, of theta (B, P)."""
+
+    def signal_and_jacobian(self, theta: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the signals (B, T) and their derivatives (B, P, T), complex128."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Simulated fingerprints of one tissue class.
+
+    Parameters
+    ----------
+    theta : array (B, P)
+        Tissue parameters, SI units.
+    signal : complex array (B, T)
+        Signals of M0 = 1.
+    jac : complex array (B, P, T) or None
+        Derivatives with respect to theta; None where only signals are asked for.
+    label : str
+        The tissue class.
+    weight : float
+        How many atoms of the full prior each atom stands for.
+    """
+
+    theta: NDArray[Any]
+    signal: NDArray[Any]
+    jac: NDArray[Any] | None
+    label: str
+    weight: float = 1.0

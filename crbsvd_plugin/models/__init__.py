@@ -1,0 +1,57 @@
+"""Signal models: every name that a SPEC can have, and how it is built."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UserError
+from ..model import SignalModel
+
+_MODELS = {"mrf-fisp": ("fisp", "MrfFisp")}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the built-in models."""
+    return tuple(_MODELS)
+
+
+def build(spec: Mapping[str, Any]) -> SignalModel:
+    """Build the signal model that `spec` describes.
+
+    Parameters
+    ----------
+    spec : mapping
+        ``name`` and any of the model's own settings, SI units; what `SignalModel.spec` gives.
+
+    Raises
+    ------
+    UserError
+        An unknown name or setting (the nearest one is named), or a value out of range.
+
+    Examples
+    --------
+    >>> build({"name": "mrf-fisp", "te": 0.004}).n_frames
+    1040
+    """
+    settings = dict(spec)
+    name = settings.pop("name", None)
+    if name not in _MODELS:
+        raise UserError(f"model {name!r} is unknown, expected one of: {', '.join(_MODELS)}{nearest(str(name), _MODELS)}")
+    module, cls = _MODELS[name]
+    model = getattr(importlib.import_module(f".{module}", __name__), cls)
+    known = inspect.signature(model).parameters
+    for key in settings:
+        if key not in known:
+            raise UserError(f"{name}: setting {key!r} is unknown, expected one of: {', '.join(known)}{nearest(key, known)}")
+    built: SignalModel = model(**settings)
+    return built
+
+
+def nearest(word: str, known: Mapping[str, Any]) -> str:
+    """Return a hint at the known word that is most like `word`, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

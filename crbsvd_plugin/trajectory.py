@@ -1,0 +1,123 @@
+"""Where the samples of a readout lie in k-space, and in which unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+GOLDEN_ANGLE = np.pi * (np.sqrt(5) - 1) / 2
+"""Angle between successive spokes, 111.246 degrees, in radians."""
+
+UNITS = ("cycles/fov", "cycles/pixel", "rad/pixel")
+_ROUNDING = 1.02
+_SMALLEST_SHARE = 0.2
+
+
+def radial(n_readouts: int, matrix: int, *, oversampling: int = 2, first: int = 0) -> NDArray[np.float64]:
+    """Compute full spokes through the centre of 2-D k-space, one golden angle apart.
+
+    Sample s lies at k = (s - S//2) / oversampling on a spoke at the angle r x 111.246 degrees.
+
+    Parameters
+    ----------
+    n_readouts : int
+        Number of spokes R.
+    matrix : int
+        Voxels along either side of the field of view; S = oversampling x matrix.
+    oversampling : int
+        Samples per cycle per field of view.
+    first : int
+        Number r of the first spoke; the angle goes on from there.
+
+    Returns
+    -------
+    array (R, S, 2)
+        Positions (y, x) in cycles per field of view.
+
+    References
+    ----------
+    Winkelmann et al., IEEE Trans Med Imaging 26:68 (2007), doi 10.1109/TMI.2006.885337.
+    """
+    n_samples = oversampling * matrix
+    radius = (np.arange(n_samples) - n_samples // 2) / oversampling
+    # modulo first: a large angle would lose digits
+    angle = np.mod((first + np.arange(n_readouts)) * GOLDEN_ANGLE, 2 * np.pi)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1)[:, None, :] * radius[:, None]
+
+
+def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Convert a trajectory to cycles per field of view, and check that it can be what `units` says.
+
+    Parameters
+    ----------
+    traj : array (..., ndim)
+        Positions in the order of the image axes.
+    units : {"cycles/fov", "cycles/pixel", "rad/pixel"}
+        Unit of `traj`; the edge of k-space lies at n/2, 0.5 or pi.
+    shape : tuple of int
+        Image size X.
+
+    Returns
+    -------
+    array (..., ndim)
+        A new array.
+
+    Raises
+    ------
+    UserError
+        An unknown unit, another number of dimensions, NaN, nothing but zeros, or numbers that
+        do not fit the unit; the message says which unit they look like.
+    """
+    if units not in UNITS:
+        raise UserError(f"trajectory unit {units!r} is unknown, expected one of: {', '.join(UNITS)}")
+    given = np.asarray(traj, dtype=np.float64)
+    if given.ndim < 1 or given.shape[-1] != len(shape):
+        raise UserError(
+            f"trajectory has {given.shape[-1] if given.ndim else 0} dimensions, expected {len(shape)} for an image of "
+            f"{_size(shape)}"
+        )
+    n_bad = given.size - int(np.count_nonzero(np.isfinite(given)))
+    if n_bad:
+        raise UserError(f"trajectory holds {n_bad} values that are NaN or infinite, expected none; write the file again")
+    extent = np.abs(given.reshape(-1, len(shape))).max(axis=0, initial=0.0)
+    if not extent.any():
+        raise UserError("trajectory is zero everywhere, expected sample positions; write them into the raw file")
+    factors = _factors(shape)
+    if not _fits(extent, factors[units], shape):
+        _refuse(extent, units, shape, factors)
+    return given * factors[units]
+
+
+def _factors(shape: tuple[int, ...]) -> dict[str, NDArray[np.float64]]:
+    size = np.array(shape, dtype=np.float64)
+    return dict(zip(UNITS, (np.ones_like(size), size, size / (2 * np.pi)), strict=True))
+
+
+def _fits(extent: NDArray[np.float64], factor: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
+    # beyond the edge of k-space a sample would be folded in; far inside of it, the image would be one blur
+    share = extent * factor / (np.array(shape) / 2)
+    return bool(share.max() <= _ROUNDING and share.max() >= _SMALLEST_SHARE)
+
+
+def _refuse(
+    extent: NDArray[np.float64], units: str, shape: tuple[int, ...], factors: dict[str, NDArray[np.float64]]
+) -> None:
+    expected = (np.array(shape) / 2 / factors[units]).max()
+    likely = [other for other in UNITS if _fits(extent, factors[other], shape)]
+    # of several units that are possible, the one that fills k-space best
+    likely.sort(key=lambda other: -(extent * factors[other]).max())
+    advice = f"it looks like {likely[0]}: say so" if likely else "no unit fits: check the matrix size and the trajectory"
+    raise UserError(
+        f"trajectory reaches |k| = {extent.max():.4g}, expected about {expected:.4g} {units} for an image of "
+        f"{_size(shape)}; {advice}"
+    )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,62 @@
+"""What all tests share: programs that may be missing, seeded randomness, read-only arrays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import hypothesis
+
+# Importing ismrmrd puts warnings.simplefilter("default") in front of all filters. Imported first inside a test it
+# would turn "warnings are errors" off for the rest of that test; imported here, before the tests, it cannot.
+import ismrmrd  # noqa: F401
+import numpy as np
+import pytest
+
+PROGRAMS = {"bart": "bart"}  # marker: program
+_skipped = pytest.StashKey[int]()
+
+# compile time counts as time of the first example; and the same commit must give the same answer twice
+hypothesis.settings.register_profile("crbsvd", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("crbsvd")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skipped] = 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, program in PROGRAMS.items():
+        if item.get_closest_marker(marker) is None or shutil.which(program):
+            continue
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the program {program} is missing, and CI=true allows no skips", pytrace=False)
+        item.config.stash[_skipped] += 1
+        pytest.skip(f"the program {program} is missing")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say it in the very last line: pytest_terminal_summary would come before pytest's own closing line."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    n_skipped = config.stash.get(_skipped, 0)
+    if reporter is not None:
+        reporter.write_line(f"{n_skipped} test{'' if n_skipped == 1 else 's'} skipped for want of a program")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(20261122)
+
+
+@pytest.fixture
+def frozen() -> Callable[..., np.ndarray]:
+    """Copy an array into one that cannot be written to, so that a function that changes its input fails."""
+
+    def freeze(array: object) -> np.ndarray:
+        copy = np.array(array)
+        copy.setflags(write=False)
+        return copy
+
+    return freeze
