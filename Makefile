@@ -7,7 +7,7 @@ export CRBSVD_CACHE ?= $(CURDIR)/.cache
 .PHONY: help demo test test-slow test-all bench lint types layers venv programs clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: venv programs  ## the whole way on a phantom: maps and a table of errors, in demo-output/
 	.venv/bin/crbsvd demo demo-output --force

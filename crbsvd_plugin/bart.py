@@ -109,6 +109,7 @@ def run(args: Sequence[str], *, folder: str | Path, threads: int) -> str:
             out, err = process.communicate()
         except BaseException:
             process.kill()
+            process.wait()  # Popen itself does not, after a KeyboardInterrupt
             raise
     if process.returncode != 0:
         raise _failure(args, process.returncode, out, err)

@@ -51,12 +51,14 @@ class Geometry:
             # from JSON come lists, from MRD float32: here everything is tuples of Python's own numbers
             object.__setattr__(self, field.name, _triple(getattr(self, field.name), field.name))
         if min(self.shape) < 1 or min(self.voxel_size) <= 0:
-            raise UserError(f"geometry: shape {self.shape} and voxel size {self.voxel_size} mm, expected positive numbers")
+            raise UserError(
+                f"geometry: shape {self.shape} and voxels of {self.voxel_size} mm, expected positive numbers"
+            )
         error = np.abs(self.directions.T @ self.directions - np.eye(3)).max()
         if error > _ORTHONORMAL:
             raise UserError(
-                f"geometry: read, phase and slice directions {self.read_dir}, {self.phase_dir}, {self.slice_dir} are no "
-                f"orthogonal unit vectors (off by {error:.2g}); mend them in the file"
+                f"geometry: directions {self.read_dir}, {self.phase_dir}, {self.slice_dir} are no orthogonal unit "
+                f"vectors (off by {error:.2g}); mend them in the file"
             )
 
     @property
@@ -114,5 +116,6 @@ def _triple(value: Any, name: str) -> tuple[Any, Any, Any]:
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"geometry: {name} is {value!r}, expected three numbers") from None
     if isinstance(value, str) or not np.isfinite([x, y, z]).all() or (number is int and (x, y, z) != given):
-        raise UserError(f"geometry: {name} is {value!r}, expected three {'whole' if number is int else 'finite'} numbers")
+        kind = "whole" if number is int else "finite"
+        raise UserError(f"geometry: {name} is {value!r}, expected three {kind} numbers")
     return x, y, z

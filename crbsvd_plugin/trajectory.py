@@ -84,7 +84,7 @@ def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) ->
         )
     n_bad = given.size - int(np.count_nonzero(np.isfinite(given)))
     if n_bad:
-        raise UserError(f"trajectory holds {n_bad} values that are NaN or infinite, expected none; write the file again")
+        raise UserError(f"trajectory holds {n_bad} values that are NaN or infinite; write the file again")
     extent = np.abs(given.reshape(-1, len(shape))).max(axis=0, initial=0.0)
     if not extent.any():
         raise UserError("trajectory is zero everywhere, expected sample positions; write them into the raw file")
@@ -112,7 +112,7 @@ def _refuse(
     likely = [other for other in UNITS if _fits(extent, factors[other], shape)]
     # of several units that are possible, the one that fills k-space best
     likely.sort(key=lambda other: -(extent * factors[other]).max())
-    advice = f"it looks like {likely[0]}: say so" if likely else "no unit fits: check the matrix size and the trajectory"
+    advice = f"it looks like {likely[0]}: say so" if likely else "no unit fits: check matrix and trajectory"
     raise UserError(
         f"trajectory reaches |k| = {extent.max():.4g}, expected about {expected:.4g} {units} for an image of "
         f"{_size(shape)}; {advice}"

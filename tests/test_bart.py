@@ -1,4 +1,4 @@
-"""BART as a program: its files in both directions, how it is run, and how it fails."""
+"""BART as a program: how it is run, how it fails and how it ends, and its temporary folder."""
 
 import errno
 import os
@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,6 @@ import pytest
 
 from crbsvd_plugin import bart
 from crbsvd_plugin.errors import UserError
-
-DATA = "# Dimensions\n2 3\n"
-
-
-def random_complex(shape, seed=0):
-    rng = np.random.default_rng(seed)
-    array = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
-    array.flags.writeable = False
-    return array
 
 
 def stand_in(folder: Path, script: str, monkeypatch) -> None:
@@ -36,144 +26,6 @@ def stand_in(folder: Path, script: str, monkeypatch) -> None:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-# --- files ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1, 7, 3), (5,), (4, 3, 2), (1, 4, 1, 1), (2,) * 16, (1,)])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_round_trip_keeps_values_and_listed_dimensions(tmp_path, shape, order):
-    array = np.asarray(random_complex(shape), order=order)
-    bart.write_cfl(tmp_path / "a", array)
-    for mapped in (False, True):
-        back = bart.read_cfl(tmp_path / "a", mapped=mapped)
-        assert back.shape == shape and back.dtype == np.complex64
-        np.testing.assert_array_equal(back, array)
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "a.cfl", "<c8"), array.ravel(order="F"))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128, np.int64])
-def test_other_types_are_converted_in_chunks(tmp_path, monkeypatch, dtype):
-    array = (10 * random_complex((3, 5, 1, 17)).real).astype(dtype)
-    monkeypatch.setattr(bart, "_CHUNK", 40)  # 2 rows of 15: the last chunk is shorter
-    bart.write_cfl(tmp_path / "a", array)
-    np.testing.assert_array_equal(bart.read_cfl(tmp_path / "a"), array.astype(np.complex64))
-
-
-def test_c_ordered_images_are_written_without_a_copy(tmp_path):
-    coeff = random_complex((4, 256, 384))
-    view = coeff.T[:, :, None, None, None, None, :]
-    tracemalloc.start()
-    try:
-        bart.write_cfl(tmp_path / "coeff", view)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    # the only buffer is that of the stream (128 KiB at most, depending on Python); a copy takes 3 MiB
-    assert peak < 0.2 * coeff.nbytes
-    assert bart.read_cfl(tmp_path / "coeff").shape == (384, 256, 1, 1, 1, 1, 4)
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "coeff.cfl", np.complex64), coeff.ravel())
-
-
-def test_suffixes_are_appended(tmp_path):
-    for number in (5, 6):
-        bart.write_cfl(tmp_path / f"basis_0.{number}", np.full(2, number))
-    assert {path.name for path in tmp_path.iterdir()} == {f"basis_0.{n}.{s}" for n in (5, 6) for s in ("cfl", "hdr")}
-    assert bart.read_cfl(tmp_path / "basis_0.5")[0] == 5
-
-
-def test_headers_with_other_sections(tmp_path):
-    array = random_complex((2, 3))
-    bart.write_cfl(tmp_path / "a", array)
-    for text in (
-        "# Dimensions\n2 3 \n# Command\nphantom -x 2 # 7 7\n# Files\n >a\n# Creator\nBART v0.8.00\n",
-        "# Command\nfoo \N{LATIN SMALL LETTER E WITH ACUTE}\n# Dimensions\r\n2 3\r\n",
-        "# Dimensions\n2 3",
-    ):
-        (tmp_path / "a.hdr").write_bytes(text.encode("latin-1"))
-        np.testing.assert_array_equal(bart.read_cfl(tmp_path / "a"), array)
-
-
-@pytest.mark.parametrize(
-    ("header", "n_bytes", "message"),
-    [
-        (DATA, 47, r"a\.cfl is truncated: it has 47 bytes, expected 48 for the dimensions 2 3"),
-        (DATA, 0, r"truncated: it has 0 bytes, expected 48"),
-        (DATA, 56, r"a\.cfl is too long: it has 56 bytes, expected 48"),
-        (DATA, None, r"cannot read .*a\.cfl \(No such file.*without the suffix: check the name"),
-        (None, 48, r"cannot read .*a\.hdr \(No such file"),
-        ("", 48, r"a\.hdr is not a BART header: no line '# Dimensions' followed by sizes"),
-        ("# Dimensions\n", 48, r"no line '# Dimensions' followed by sizes"),
-        ("# Dimensions\n# Command\n2 3\n", 48, r"no line '# Dimensions' followed by sizes"),
-        ("\x89HDF\x00\xff", 48, r"no line '# Dimensions'"),
-        ("# Dimensions\n2 x 3\n", 48, r"dimensions read '2 x 3', expected positive whole numbers"),
-        ("# Dimensions\n2 0 3\n", 0, r"expected positive whole numbers"),
-        ("# Dimensions\n-2 -3\n", 48, r"expected positive whole numbers"),
-        ("# Dimensions\n" + "1 " * 17, 8, r"lists 17 dimensions, expected at most 16"),
-        ("# Dimensions\n999999999999 999999999999\n", 48, r"more than any file can hold"),
-        ("# Dimensions\n99999999999 2\n", 48, r"truncated: it has 48 bytes, expected 1599999999984"),
-    ],
-)
-def test_damaged_files(tmp_path, header, n_bytes, message):
-    if header is not None:
-        (tmp_path / "a.hdr").write_bytes(header.encode("latin-1"))
-    if n_bytes is not None:
-        (tmp_path / "a.cfl").write_bytes(bytes(n_bytes))
-    with pytest.raises(UserError, match=message) as caught:
-        bart.read_cfl(tmp_path / "a")
-    assert "\n" not in str(caught.value)
-
-
-def test_folder_in_place_of_a_file(tmp_path):
-    (tmp_path / "a.hdr").mkdir()
-    with pytest.raises(UserError, match=r"cannot read .*a\.hdr \(Is a directory"):
-        bart.read_cfl(tmp_path / "a")
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (1,) * 17])
-def test_arrays_that_bart_cannot_hold(tmp_path, shape):
-    with pytest.raises(ValueError, match="positive numbers"):
-        bart.write_cfl(tmp_path / "a", np.zeros(shape))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("n_blocks", [1, 3])
-def test_blocks_must_fill_the_dimensions(tmp_path, n_blocks):
-    message = rf"{n_blocks * 6} numbers were given for the dimensions \(3, 2, 2\), expected 12"
-    with pytest.raises(ValueError, match=message):
-        bart.write_cfl_blocks(tmp_path / "a", (3, 2, 2), [np.ones((2, 3))] * n_blocks)
-    assert not (tmp_path / "a.hdr").exists()
-
-
-@pytest.mark.bart
-def test_bart_reads_what_we_write_and_we_what_it_writes(tmp_path):
-    array = random_complex((1, 1, 1, 1, 1, 7, 3))
-    bart.write_cfl(tmp_path / "basis_0.5", array)
-    shown = bart.run(["show", "-m", "basis_0.5"], folder=tmp_path, threads=1)
-    dims = next(line for line in shown.splitlines() if line.startswith("AoD:")).split()[1:]
-    assert dims[:7] == ["1", "1", "1", "1", "1", "7", "3"] and set(dims[7:]) == {"1"}
-    bart.run(["copy", "basis_0.5", "copy"], folder=tmp_path, threads=1)
-    back = bart.read_cfl(tmp_path / "copy")
-    assert back.shape == array.shape + (1,) * 9
-    np.testing.assert_array_equal(back.reshape(array.shape), array)
-
-
-@pytest.mark.bart
-def test_fmac_expands_coefficients_to_the_time_series(tmp_path):
-    phi, coeff = random_complex((7, 3)), random_complex((3, 4, 5), seed=1)
-    bart.write_cfl(tmp_path / "phi", phi[None, None, None, None, None])
-    bart.write_cfl(tmp_path / "coeff", coeff.T[:, :, None, None, None, None, :])
-    bart.run(["fmac", "-s", "64", "phi", "coeff", "series"], folder=tmp_path, threads=1)
-    series = bart.read_cfl(tmp_path / "series").reshape(5, 4, 7, order="F").T
-    expected = np.einsum("tk,kyx->tyx", phi, coeff)
-    # K = 3 products and sums in float32
-    assert np.abs(series - expected).max() < 6 * np.finfo(np.float32).eps * np.abs(expected).max()
-    conjugated = np.einsum("tk,kyx->tyx", phi.conj(), coeff)
-    assert np.linalg.norm(series - conjugated) > 0.5 * np.linalg.norm(expected)
-
-
-# --- the program ----------------------------------------------------------------------------
-
-
 @pytest.mark.bart
 def test_version():
     assert bart.version().startswith("v")
@@ -183,7 +35,8 @@ def test_version():
 def test_failure_of_the_real_program(tmp_path):
     with pytest.raises(UserError, match=r"BART failed .*missing.*the command: bart pics -l2 missing b c") as caught:
         bart.run(["pics", "-l2", "missing", "b", "c"], folder=tmp_path, threads=1)
-    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_missing_program(monkeypatch, tmp_path):
@@ -200,7 +53,20 @@ def test_toolbox_path_is_used_when_path_has_none(monkeypatch, tmp_path):
     assert bart.find() == str(tmp_path / "bin" / "bart")
 
 
-def test_arguments_folder_threads_and_input(monkeypatch, tmp_path):
+@pytest.fixture
+def full_stdin():
+    """Give this process a standard input with six bytes in it, as if it were in a pipe."""
+    saved, (out, into) = os.dup(0), os.pipe()
+    os.write(into, b"stream")
+    os.close(into)
+    os.dup2(out, 0)
+    yield
+    os.dup2(saved, 0)
+    os.close(saved)
+    os.close(out)
+
+
+def test_arguments_folder_threads_and_input(monkeypatch, tmp_path, full_stdin):
     stand_in(tmp_path, 'printf "[%s]" "$@"; pwd; echo $OMP_NUM_THREADS $OPENBLAS_NUM_THREADS; wc -c', monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     folder = tmp_path / "a b"
@@ -213,7 +79,7 @@ def test_arguments_folder_threads_and_input(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("echo ignored; echo one >&2; echo '\033[31mERROR:\033[0m 2' >&2; exit 3", r"exit status 3\).*: one / ERROR: 2;"),
+        ("echo 0; echo one >&2; echo '\033[31mERROR:\033[0m 2' >&2; exit 3", r"exit status 3\).*: one / ERROR: 2;"),
         ("echo only on stdout; exit 1", r"exit status 1\); its last words: only on stdout;"),
         ("exit 1", r"its last words: nothing;"),
         ("echo 'Assertion `a == b` failed' >&2; kill -ABRT $$", r"killed by SIGABRT\).*Assertion `a == b` failed;"),
@@ -227,7 +93,8 @@ def test_failures_are_one_line_with_the_last_words(monkeypatch, tmp_path, script
     with pytest.raises(UserError, match=message) as caught:
         bart.run(["pics", "-l2"], folder=tmp_path, threads=1)
     assert str(caught.value).endswith("the command: bart pics -l2")
-    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
     assert "standard output:" in caught.value.__notes__[0]
 
 
@@ -247,10 +114,33 @@ def wait_until(condition) -> bool:
     return condition()
 
 
+SLEEPER = "echo $$ > '{0}/new'; mv '{0}/new' '{0}/pid'; exec sleep 60"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_interrupt_kills_bart_before_it_goes_on(monkeypatch, tmp_path):
+    stand_in(tmp_path, SLEEPER.format(tmp_path), monkeypatch)
+
+    def interrupt(*_):
+        if (tmp_path / "pid").exists():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bart.run(["x"], folder=tmp_path, threads=1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_bart_dies_with_its_parent(monkeypatch, tmp_path, number):
-    stand_in(tmp_path, f"echo $$ > '{tmp_path}/new'; mv '{tmp_path}/new' '{tmp_path}/pid'; exec sleep 60", monkeypatch)
+    stand_in(tmp_path, SLEEPER.format(tmp_path), monkeypatch)
     code = f"from crbsvd_plugin import bart; bart.run(['x'], folder={str(tmp_path)!r}, threads=1)"
     package = str(Path(bart.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": package}
@@ -267,15 +157,18 @@ def test_bart_dies_with_its_parent(monkeypatch, tmp_path, number):
     assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)
 
 
-# --- the temporary folder -------------------------------------------------------------------
-
-
 def test_temporary_folder_is_private_and_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(KeyboardInterrupt), bart.temporary_folder() as folder:
-        assert folder.parent == tmp_path and stat.S_IMODE(folder.stat().st_mode) == 0o700
-        (folder / "a").write_text("x")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with bart.temporary_folder() as folder:
+            assert folder.parent == tmp_path
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            (folder / "a").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not list(tmp_path.iterdir())
 
 

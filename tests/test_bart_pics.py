@@ -28,9 +28,12 @@ def tolerance(operator) -> float:
     return ERRORS_PER_AXIS * len(operator.shape) * TABLE
 
 
-def problem(rng, shape, *, n_frames=6, n_coeff=3, n_coils=2, n_samples=20, frame=None, weights="random"):
-    """Make a well-posed problem (four times as many samples as unknowns), unevenly spread over the frames."""
-    n_readouts = math.ceil(4 * n_coeff * math.prod(shape) / (n_coils * n_samples))
+def problem(rng, shape, *, n_frames=6, n_coeff=3, n_coils=8, n_samples=12, frame=None, weights="random"):
+    """Make a problem with more samples than unknowns, unevenly spread over the frames.
+
+    Many coils stand in for the edge of k-space, where it has no samples.
+    """
+    n_readouts = 4 * n_frames + math.ceil(6 * n_coeff * math.prod(shape) / (n_coils * n_samples))
     if frame is None:
         frame = rng.integers(0, n_frames, n_readouts)
     size = np.array(shape)
@@ -87,18 +90,21 @@ def error(given, wanted) -> float:
 
 
 @pytest.mark.bart
-@pytest.mark.parametrize("shape", [(16, 16), (17, 14), (14, 17), (9, 7), (1, 12), (12, 1), (6, 8, 5), (7, 5, 6)])
+@pytest.mark.parametrize("shape", [(16, 16), (17, 14), (14, 17), (9, 7), (1, 12), (12, 1), (7, 6, 8)])
 def test_known_coefficients_come_back_and_the_conjugated_basis_fails(rng, shape):
     operator = problem(rng, shape)
     coeff = random_coeff(rng, operator)
     ksp = samples(operator, coeff)
-    # condition about 10 without regularisation: 60 iterations leave ((sqrt(10) - 1) / (sqrt(10) + 1))^60 = 1e-17
-    found = pics(operator, ksp, lam=0, iterations=60)
-    assert found.dtype == np.complex64 and found.shape == coeff.shape
+    rows = np.tile(np.sqrt(operator.weights).ravel(), len(operator.sens))[:, None] * matrix(operator)
+    condition = np.linalg.cond(rows.conj().T @ rows)
+    assert condition < 200  # then 100 iterations leave ((sqrt(200) - 1) / (sqrt(200) + 1))^100 = 7e-7
+    found = pics(operator, ksp, lam=0, iterations=100)
+    assert found.dtype == np.complex64
+    assert found.shape == coeff.shape
     assert error(found, coeff) < tolerance(operator)
 
     conjugated = SimpleNamespace(**{**vars(operator), "phi": operator.phi.conj()})
-    assert error(pics(conjugated, ksp, lam=0, iterations=60), coeff) > 0.5
+    assert error(pics(conjugated, ksp, lam=0, iterations=100), coeff) > 0.5
 
 
 @pytest.mark.bart
@@ -106,8 +112,8 @@ def test_known_coefficients_come_back_and_the_conjugated_basis_fails(rng, shape)
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_same_objective_and_scaling_with_noise_and_uneven_weights(rng, lam, scale):
     operator = problem(rng, (11, 12))
-    noise = rng.standard_normal((2, *operator.weights.shape)) + 1j * rng.standard_normal((2, *operator.weights.shape))
-    ksp = scale * (samples(operator, random_coeff(rng, operator)) + noise)
+    ksp = samples(operator, random_coeff(rng, operator))
+    ksp = scale * (ksp + rng.standard_normal(ksp.shape) + 1j * rng.standard_normal(ksp.shape))
     expected = dense(operator, ksp, lam)
     assert error(pics(operator, ksp, lam=lam, iterations=60), expected) < tolerance(operator)
     # what a factor of two in lambda, or weights taken as w^2, would make of it is far outside of that
@@ -130,9 +136,8 @@ def test_missing_samples_may_hold_anything(rng, rubbish):
     operator = problem(rng, (7, 6))
     ksp = samples(operator, random_coeff(rng, operator))
     spoilt = np.where(operator.weights == 0, rubbish, ksp)
-    np.testing.assert_array_equal(
-        pics(operator, spoilt, lam=0.3, iterations=5), pics(operator, ksp, lam=0.3, iterations=5)
-    )
+    # threads add in another order in every run: some rounding errors of float32 (6e-8), a few 1e-7 together
+    assert error(pics(operator, spoilt, lam=0.3, iterations=5), pics(operator, ksp, lam=0.3, iterations=5)) < 1e-5
 
 
 @pytest.mark.bart
@@ -166,7 +171,7 @@ def test_one_of_everything(rng, n_frames, n_coeff, n_coils):
 @pytest.mark.bart
 def test_no_signal_gives_no_coefficients(rng):
     operator = problem(rng, (6, 6))
-    assert not pics(operator, np.zeros((2, *operator.weights.shape)), lam=0.3, iterations=5).any()
+    assert not pics(operator, np.zeros(operator.ksp_shape), lam=0.3, iterations=5).any()
 
 
 def test_command_line():

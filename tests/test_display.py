@@ -8,6 +8,7 @@ import pytest
 
 from crbsvd_plugin import display
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.geometry import Geometry
 
 # red, green and blue in the luminance of Rec. 709
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
@@ -182,6 +183,11 @@ def test_the_named_side_is_where_the_patient_has_it(codes, sides, plane, tilt):
     top_to_bottom = sheet[-1, 0] - sheet[0, 0]
     assert left_to_right @ _AXES[sides[1]] > 0.8 * np.linalg.norm(left_to_right)  # cos(0.3) = 0.955
     assert top_to_bottom @ _AXES[sides[3]] > 0.8 * np.linalg.norm(top_to_bottom)
+
+
+def test_an_axial_scan_in_the_axes_of_mrd_is_shown_as_it_is():
+    view = display.upright(Geometry((7, 5, 1), (1, 1, 5)).affine)
+    assert (view.swap, view.flip, view.sides) == (False, (False, False), "RLAP")
 
 
 def test_aspect_is_that_of_the_voxels_as_hung():

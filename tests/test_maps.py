@@ -3,7 +3,7 @@
 import errno
 import gzip
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from crbsvd_plugin import display, files, maps
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.fit.result import Maps
 from crbsvd_plugin.model import Parameter
 
 INFO = {
@@ -23,17 +24,6 @@ T2 = Parameter("T2", "s", 0.01, 3.0)
 B1 = Parameter("B1", "", 0.5, 1.5, nuisance=True)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What `save_maps` reads of the result of a fit."""
-
-    parameters: tuple
-    theta: np.ndarray
-    m0: np.ndarray
-    edge: np.ndarray
-    mask: np.ndarray
-
-
 def _result(shape=(3, 5, 7), parameters=(T1, T2), seed=0):
     random = np.random.default_rng(seed)
     mask = random.random(shape) > 0.2
@@ -42,7 +32,7 @@ def _result(shape=(3, 5, 7), parameters=(T1, T2), seed=0):
     arrays = {"theta": theta, "m0": m0, "edge": random.random(shape) > 0.5, "mask": mask}
     for array in arrays.values():
         array.setflags(write=False)
-    return Result(parameters, **arrays)
+    return Maps(parameters, **arrays)
 
 
 def _oblique():

@@ -160,7 +160,7 @@ def _export(operator: Encoding, ksp: NDArray[Any], folder: Path) -> None:
     """Write everything that `pics_command` names, with every frame padded to the largest one."""
     shape, padded = tuple(operator.shape), _even(operator.shape)
     n_coils, _, n_samples = ksp.shape
-    n_frames, n_coeff = operator.phi.shape
+    n_frames = len(operator.phi)
     order = np.argsort(operator.frame, kind="stable")
     ends = np.cumsum(np.bincount(operator.frame, minlength=n_frames))
     frames = np.split(order, ends[:-1])

@@ -1,0 +1,25 @@
+from . import coils as coils
+from . import crb as crb
+from . import models as models
+from . import testing as testing
+from .assess import assess as assess
+from .basis import Basis as Basis
+from .dictionary import Dictionary as Dictionary
+from .dictionary import compress as compress
+from .encoding import SubspaceOperator as SubspaceOperator
+from .errors import UserError as UserError
+from .fit.matching import match as match
+from .fit.result import Maps as Maps
+from .fold import BasisAccumulator as BasisAccumulator
+from .fold import compute_basis as compute_basis
+from .images import CoefficientImages as CoefficientImages
+from .model import Batch as Batch
+from .model import Parameter as Parameter
+from .model import SignalModel as SignalModel
+from .pipeline import Config as Config
+from .pipeline import reconstruct_stream as reconstruct_stream
+from .prior import Prior as Prior
+from .prior import iter_batches as iter_batches
+from .recon import reconstruct as reconstruct
+
+__version__: str

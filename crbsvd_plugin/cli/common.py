@@ -1,0 +1,89 @@
+"""Options and progress that the verbs share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from .. import threads
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
+rank = click.option("--rank", type=int, help="Number of coefficients K.")
+
+
+def verb(function: F) -> Callable[..., Any]:
+    """Give a verb the options that all have: --threads and -v."""
+
+    @click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @functools.wraps(function)
+    def wrapped(*, n_threads: int | None, verbose: bool, **options: Any) -> Any:
+        _log_to_stderr(verbose)
+        with threads.limit(n_threads):
+            return function(**options)
+
+    return wrapped
+
+
+def reading_options(function: F) -> F:
+    """Give a verb that reads raw data the options of the pipeline."""
+    for option in reversed(
+        [
+            rank,
+            click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
+            click.option("--shots", help="Counters to sum over, with commas; the usual ones if not given."),
+            click.option("--groups", help="Counters of separate images, with commas; the usual ones if not given."),
+            click.option("--traj-units", default="cycles/fov", show_default=True, help="cycles/fov, cycles/pixel, rad/pixel."),
+            click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
+            click.option("--lam", type=float, default=0.0, show_default=True, help="Weight of the l2 penalty."),
+            click.option("--iterations", type=int, default=30, show_default=True, help="Conjugate gradient iterations."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def counters(text: str | None) -> tuple[str, ...] | None:
+    """Split names that are joined by commas; an empty text names none."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Show the stages of long work, one bar each; where there is no terminal, nothing."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in bars or done == 0:
+            for bar in bars.values():
+                bar.close()
+            bars.clear()
+            bars[stage] = tqdm(total=total or None, desc=stage, disable=None, leave=False)
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logger = logging.getLogger("crbsvd_plugin")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    for handler in [h for h in logger.handlers if getattr(h, "of_crbsvd", False)]:
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.of_crbsvd = True  # type: ignore[attr-defined]
+    handler.setFormatter(logging.Formatter("crbsvd: %(message)s"))
+    logger.addHandler(handler)

@@ -1,0 +1,24 @@
+"""crbsvd fit"""
+
+from __future__ import annotations
+
+import click
+
+from . import common
+
+
+@click.command(short_help="Fit maps to coefficient images.")
+@click.argument("coeff")
+@click.argument("name")
+@click.option("-o", "--output", required=True, help="Folder for the maps.")
+@click.option("--like", help="Raw data file that says where images without a sidecar lie.")
+@click.option("--mask-level", type=float, default=0.05, show_default=True, help="Fit no voxels below this share of the signal.")
+@common.force
+@common.verb
+def command(*, coeff: str, name: str, output: str, like: str | None, mask_level: float, force: bool) -> None:
+    """Fit maps to the coefficient images COEFF (ours, or of 'bart pics') with the dictionary of NAME."""
+    from .. import run
+
+    with common.stages() as report:
+        written = run.fit(coeff, name, output, like=like, mask_level=mask_level, force=force, report=report)
+    click.echo("\n".join(str(path) for path in written))

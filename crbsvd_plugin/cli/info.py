@@ -1,0 +1,30 @@
+"""crbsvd info"""
+
+from __future__ import annotations
+
+import click
+
+from . import common
+
+
+@click.command(short_help="Say what a basis is.")
+@click.argument("name")
+@common.verb
+def command(*, name: str) -> None:
+    """Print what the basis NAME is, what it was made from and what it loses."""
+    from .. import bundle
+    from ..basis import Basis
+
+    basis = Basis.load(name)
+    info = basis.info
+    kind = "complex" if basis.phi.dtype.kind == "c" else "real"
+    click.echo(f"{name}: {kind} basis, {basis.n_frames} frames, {basis.rank} coefficients")
+    click.echo(f"digest     {basis.digest}")
+    if not info:
+        click.echo("no sidecar: where it comes from is not known")
+        return
+    click.echo(f"sequence   {info['model']['name']}")
+    click.echo(f"prior      {info['prior']['name']}, fingerprints per class: {info['n_atoms']}")
+    click.echo(f"crb weight {info['crb_weight']} (weighting {info['weighting']}, {info['fisher']} Fisher matrix)")
+    click.echo("singular values " + " ".join(f"{value:.4g}" for value in basis.singular_values[: basis.rank + 1]))
+    click.echo(bundle.table(basis))

@@ -1,0 +1,244 @@
+"""The one pipeline: from a stream of readouts to coefficient images and maps.
+
+A raw file, a stream and an online host are the same thing here: a header and acquisitions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from . import coils
+from .basis import Basis
+from .dictionary import Dictionary
+from .encoding import SubspaceOperator
+from .errors import UserError
+from .fit.matching import match
+from .fit.result import Maps
+from .geometry import Geometry
+from .images import CoefficientImages
+from .readouts import Group, Roles, Scan, collect
+from .recon import Backend, reconstruct
+
+if TYPE_CHECKING:
+    from ismrmrd import Acquisition
+    from ismrmrd.xsd import ismrmrdHeader
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str, int, int], object]
+"""Called with the name of a stage, the steps done and their number."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the pipeline is to do.
+
+    Parameters
+    ----------
+    basis : str
+        Name of the basis, without suffix; its dictionary lies beside it.
+    rank : int, optional
+        Use only the first columns of the basis.
+    frame, shots, groups
+        Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
+    traj_units : str
+        Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
+    backend : str
+        native or bart.
+    lam : float
+        Weight of the penalty, in units of noise variance after prewhitening.
+    iterations : int
+        Iterations of conjugate gradients.
+    fit : bool
+        Also fit maps.
+    mask_level : float
+        Voxels with less signal than this share of the image's are not fitted, see `match`.
+    """
+
+    basis: str
+    rank: int | None = None
+    frame: str = "contrast"
+    shots: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    traj_units: str = "cycles/fov"
+    backend: Literal["native", "bart"] = "native"
+    lam: float = 0.0
+    iterations: int = 30
+    fit: bool = True
+    mask_level: float = 0.05
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One group, reconstructed.
+
+    Parameters
+    ----------
+    key : dict of str to int
+        Values of the group counters.
+    coeff : complex64 array (K, *X)
+        Coefficient images.
+    geometry : Geometry
+        Where they lie.
+    sigma : float
+        Noise of a coefficient per real component, by DESIGN's rule with g = 1; 0 if unknown.
+    maps : Maps or None
+        The fit.
+    """
+
+    key: dict[str, int]
+    coeff: NDArray[np.complex64]
+    geometry: Geometry
+    sigma: float
+    maps: Maps | None
+
+
+def reconstruct_stream(
+    header: ismrmrdHeader, items: Iterable[Acquisition], config: Config, *, report: Report | None = None
+) -> Iterator[Reconstruction]:
+    """Reconstruct the groups of a stream, one after the other.
+
+    Prewhitening, sensitivities from the data, subspace reconstruction, matching.
+
+    Parameters
+    ----------
+    header : ismrmrdHeader
+        MRD header.
+    items : iterable of Acquisition
+        The readouts, in any order.
+    config : Config
+        What to do.
+    report : callable, optional
+        Told of the progress.
+
+    Yields
+    ------
+    Reconstruction
+        In increasing order of the group counters.
+
+    Raises
+    ------
+    UserError
+        The data, the basis and the config do not fit.
+    """
+    report = report or _silent
+    roles = Roles.named(config.frame, config.shots, config.groups)
+    basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
+    report("readouts", 0, 0)
+    scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
+    whiten = _whitening(scan)
+    for group in scan.groups:
+        ksp = group.ksp if whiten is None else _whitened(group.ksp, whiten)
+        coeff = _coefficients(group, ksp, basis, config, report)
+        sigma = 0.0 if whiten is None else _sigma(group, basis)
+        maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
+        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps)
+
+
+def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:
+    """Read a basis, cut to `rank` columns, and its dictionary if wanted.
+
+    Raises
+    ------
+    UserError
+        A file is missing or damaged, or the rank is larger than the basis.
+    """
+    full = Basis.load(name)
+    basis = full if rank is None else full.truncate(rank)
+    if not with_dictionary:
+        return basis, None
+    full.model()  # a fit needs to know the sequence: refuses a basis without sidecar
+    dictionary = Dictionary.load(name, full)
+    return basis, dictionary if rank is None else dictionary.truncate(basis)
+
+
+def fit(coeff: NDArray[Any], dictionary: Dictionary, *, mask_level: float, report: Report | None = None) -> Maps:
+    """Match coefficient images (K, *X) with a dictionary, and report the progress."""
+    report = report or _silent
+    done, total = 0, int(np.prod(coeff.shape[1:]))
+
+    def progress(n_voxels: int) -> None:
+        nonlocal done
+        done += n_voxels
+        report("fit", done, total)
+
+    maps = match(coeff, dictionary, mask_level=mask_level, progress=progress)
+    report("fit", total, total)
+    return maps
+
+
+def gathered(results: list[Reconstruction], basis: Basis, config: Config) -> CoefficientImages:
+    """Join the groups of a scan: slices along one axis, everything else along another.
+
+    Raises
+    ------
+    UserError
+        The groups differ in size.
+    """
+    shapes = {result.coeff.shape for result in results}
+    if len(shapes) > 1:
+        raise UserError(f"groups have images of {sorted(shapes)}, expected one size; reconstruct them one by one")
+    slices = sorted({result.key.get("slice", 0) for result in results})
+    others = sorted({_without_slice(result.key) for result in results})
+    coeff = np.zeros((len(others), len(slices), *shapes.pop()), np.complex64)
+    place = {}
+    for result in results:
+        at = others.index(_without_slice(result.key)), slices.index(result.key.get("slice", 0))
+        coeff[at], place[at[1]] = result.coeff, result.geometry
+    if len(results) < coeff.shape[0] * coeff.shape[1]:
+        logger.warning("%d of %d images have no readouts and stay empty", coeff.shape[0] * coeff.shape[1] - len(results), len(results))
+    step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
+    info = {
+        "backend": config.backend, "lam": config.lam, "iterations": config.iterations,
+        "sigma": results[0].sigma, "scaling": "unitary",
+        "groups": [dict(key) for key in others], "slices": slices,
+    }  # fmt: skip
+    return CoefficientImages(coeff, place[0], tuple(step), basis.digest, info)
+
+
+def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple((name, value) for name, value in key.items() if name != "slice")
+
+
+def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report) -> NDArray[Any]:
+    report("sensitivities", 0, 0)
+    sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
+    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens)
+    report("reconstruction", 0, config.iterations)
+    backend: Backend = config.backend
+    return reconstruct(
+        operator, ksp, lam=config.lam, iterations=config.iterations, backend=backend,
+        callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
+    )  # fmt: skip
+
+
+def _whitening(scan: Scan) -> NDArray[Any] | None:
+    if scan.noise is None:
+        logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
+        return None
+    whiten = coils.whitening_matrix(scan.noise)
+    if scan.noise_dwell > 0 and scan.dwell > 0:
+        # noise power goes with the bandwidth, the inverse of the sampling interval
+        whiten = whiten * np.sqrt(scan.dwell / scan.noise_dwell)
+    return whiten
+
+
+def _whitened(ksp: NDArray[Any], whiten: NDArray[Any]) -> NDArray[Any]:
+    flat = whiten.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
+    return flat.reshape(ksp.shape)
+
+
+def _sigma(group: Group, basis: Basis) -> float:
+    """Return sigma_coeff = sigma sqrt(T n_voxels / n_samples per coil) g with sigma = 1 and g = 1."""
+    n_samples = group.traj.shape[0] * group.traj.shape[1]
+    return float(np.sqrt(basis.n_frames * np.prod(group.shape) / n_samples))
+
+
+def _silent(stage: str, done: int, total: int) -> None:  # noqa: ARG001
+    """Report nothing."""

@@ -1,0 +1,255 @@
+"""From a stream of MRD acquisitions to lists of readouts, one per group.
+
+Every counter of MRD has one role: `frame` (which row of phi), `shots` (summed into one problem:
+three repetitions of a pattern are three spokes per frame) or `groups` (separate problems).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import UserError
+from .geometry import Geometry
+from .mrd import geometry_of, limits
+from .trajectory import to_cycles_per_fov
+
+if TYPE_CHECKING:
+    from ismrmrd import Acquisition
+    from ismrmrd.xsd import ismrmrdHeader
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+COUNTERS = (
+    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
+    "segment",
+)  # fmt: skip
+"""The counters of MRD that can be given a role."""
+
+# Flags of MRD (1-based bit numbers) of readouts that are not part of the image: calibration only,
+# navigation, phase correction, feedback, dummies, surface coil correction, phase stabilisation
+_NOISE_FLAG = 19
+_OTHER_FLAGS = (20, 23, 24, 26, 27, 28, 29, 30, 31)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The role of every counter.
+
+    Parameters
+    ----------
+    frame : str
+        The counter that is the row of phi.
+    shots, groups : tuple of str
+        Counters whose values are summed, or reconstructed apart.
+
+    Raises
+    ------
+    UserError
+        A counter is unknown or has two roles.
+    """
+
+    frame: str = "contrast"
+    shots: tuple[str, ...] = ("repetition", "average", "segment", "kspace_encode_step_1", "kspace_encode_step_2")
+    groups: tuple[str, ...] = ("slice", "set", "phase")
+
+    def __post_init__(self) -> None:
+        roles: dict[str, str] = {}
+        for role, names in (("frame", (self.frame,)), ("shots", self.shots), ("groups", self.groups)):
+            for name in names:
+                if name not in COUNTERS:
+                    raise UserError(f"{role}: MRD has no counter {name!r}, expected one of: {', '.join(COUNTERS)}")
+                if name in roles:
+                    raise UserError(f"counter {name!r} has two roles, {roles[name]} and {role}: give it one")
+                roles[name] = role
+
+    @classmethod
+    def named(cls, frame: str, shots: Sequence[str] | None, groups: Sequence[str] | None) -> Roles:
+        """Return the roles that a user named; counters that were not named keep theirs if it is free."""
+        taken = {frame, *(shots or ()), *(groups or ())}
+        default = cls()
+        return cls(
+            frame,
+            tuple(name for name in default.shots if name not in taken) if shots is None else tuple(shots),
+            tuple(name for name in default.groups if name not in taken) if groups is None else tuple(groups),
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The readouts of one problem.
+
+    Parameters
+    ----------
+    key : dict of str to int
+        Values of the group counters.
+    ksp : complex64 array (C, R, S)
+        Samples.
+    traj : float64 array (R, S, ndim)
+        Positions in cycles per field of view, in the order of X.
+    frame : int array (R,)
+        Frame of every readout.
+    geometry : Geometry
+        Where the image lies.
+    """
+
+    key: dict[str, int]
+    ksp: NDArray[np.complex64]
+    traj: NDArray[np.float64]
+    frame: NDArray[np.intp]
+    geometry: Geometry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Image size X: (y, x), or (z, y, x) for a volume."""
+        n_x, n_y, n_z = self.geometry.shape
+        return (n_y, n_x) if n_z == 1 else (n_z, n_y, n_x)
+
+
+@dataclass
+class Scan:
+    """Everything that a stream held.
+
+    Parameters
+    ----------
+    noise : complex array (C, n) or None
+        Samples of the noise scans.
+    noise_dwell : float
+        Their sampling interval [us]; 0 if not known.
+    dwell : float
+        Sampling interval of the imaging readouts [us]; 0 if not known.
+    groups : list of Group
+        In increasing order of their counters.
+    """
+
+    noise: NDArray[Any] | None
+    noise_dwell: float
+    dwell: float
+    groups: list[Group] = field(default_factory=list)
+
+
+def collect(
+    header: ismrmrdHeader, items: Iterable[Acquisition], *, n_frames: int, roles: Roles, traj_units: str
+) -> Scan:
+    """Sort the readouts of a stream into groups.
+
+    Parameters
+    ----------
+    header : ismrmrdHeader
+        MRD header.
+    items : iterable of Acquisition
+        The stream, in any order.
+    n_frames : int
+        Number of frames T of the basis.
+    roles : Roles
+        The role of every counter.
+    traj_units : str
+        Unit of the trajectories, see `trajectory`.
+
+    Raises
+    ------
+    UserError
+        There is nothing to reconstruct, frames do not fit the basis, a counter varies without a
+        role, a trajectory is missing or in another unit, readouts differ in coils or length, or
+        samples are not finite.
+    """
+    noise: list[Acquisition] = []
+    imaging: dict[tuple[int, ...], list[Acquisition]] = {}
+    for item in items:
+        if item.is_flag_set(_NOISE_FLAG):
+            noise.append(item)
+        elif not any(item.is_flag_set(flag) for flag in _OTHER_FLAGS):
+            key = tuple(getattr(item.idx, name) for name in roles.groups)
+            imaging.setdefault(key, []).append(item)
+    if not imaging:
+        raise UserError(f"raw data hold no imaging readouts ({len(noise)} noise readouts), expected some to reconstruct")
+    readouts = [item for group in imaging.values() for item in group]
+    _check_frames(header, readouts, roles.frame, n_frames)
+    _check_roles(readouts, roles)
+    scan = Scan(
+        np.concatenate([item.data for item in noise], axis=1) if noise else None,
+        float(noise[0].sample_time_us) if noise else 0.0,
+        float(readouts[0].sample_time_us),
+    )
+    for key in sorted(imaging):
+        named = dict(zip(roles.groups, key, strict=True))
+        scan.groups.append(_stacked(header, imaging[key], named, roles.frame, traj_units))
+    coils = {len(group.ksp) for group in scan.groups} | ({len(scan.noise)} if scan.noise is not None else set())
+    if len(coils) > 1:
+        raise UserError(f"readouts have {sorted(coils)} coils, noise scan included, expected the same number everywhere")
+    return scan
+
+
+def _check_frames(header: ismrmrdHeader, readouts: list[Acquisition], counter: str, n_frames: int) -> None:
+    largest = max(getattr(item.idx, counter) for item in readouts)
+    told = limits(header, readouts[0].encoding_space_ref).get(counter)
+    n_data = max(largest, told[1] if told is not None else 0) + 1
+    if n_data > n_frames or (told is not None and n_data != n_frames):
+        raise UserError(
+            f"raw data have {n_data} frames (counter {counter!r}), the basis has {n_frames}: "
+            "take the basis of this sequence, or name the counter of the frames (--frame)"
+        )
+    if n_data < n_frames:
+        logger.warning("raw data have readouts of %d frames only, the basis has %d", n_data, n_frames)
+
+
+def _check_roles(readouts: list[Acquisition], roles: Roles) -> None:
+    for counter in COUNTERS:
+        if counter not in (roles.frame, *roles.shots, *roles.groups):
+            values = {getattr(item.idx, counter) for item in readouts}
+            if len(values) > 1:
+                raise UserError(
+                    f"counter {counter!r} takes {len(values)} values in the raw data but has no role: "
+                    "name it among the shots (summed) or the groups (apart)"
+                )
+
+
+def _stacked(
+    header: ismrmrdHeader, items: list[Acquisition], key: dict[str, int], counter: str, traj_units: str
+) -> Group:
+    geometry = geometry_of(header, items[len(items) // 2])
+    ksp_parts, traj_parts = [], []
+    for item in items:
+        kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
+        if item.traj.size == 0:
+            raise UserError(
+                f"readout {item.scan_counter} has no trajectory (and {_without(items)} of {len(items)} readouts): "
+                "write the sample positions into the raw file"
+            )
+        ksp_parts.append(item.data[:, kept])
+        traj_parts.append(item.traj[kept])
+    shapes = sorted({part.shape for part in ksp_parts})
+    if len(shapes) > 1:
+        raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
+    ksp = np.stack(ksp_parts, axis=1).astype(np.complex64, copy=False)
+    _check_finite(ksp)
+    n_dims = 3 if geometry.shape[2] > 1 else 2
+    traj = np.stack(traj_parts)
+    if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
+        raise UserError(
+            f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {geometry.shape}): "
+            "expected as many, further ones being zero"
+        )
+    shape = geometry.shape[:n_dims][::-1]
+    positions = to_cycles_per_fov(traj[..., n_dims - 1 :: -1], units=traj_units, shape=shape)
+    frame = np.array([getattr(item.idx, counter) for item in items], dtype=np.intp)
+    return Group(key, ksp, positions, frame, geometry)
+
+
+def _without(items: list[Acquisition]) -> int:
+    return sum(item.traj.size == 0 for item in items)
+
+
+def _check_finite(ksp: NDArray[Any]) -> None:
+    finite = np.isfinite(ksp)
+    if not finite.all():
+        coil, readout, sample = np.argwhere(~finite)[0]
+        raise UserError(
+            f"raw data hold {finite.size - np.count_nonzero(finite)} non-finite samples, the first in readout {readout}, "
+            f"coil {coil}, sample {sample}: leave those readouts out"
+        )

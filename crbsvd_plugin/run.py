@@ -1,0 +1,137 @@
+"""Run the pipeline on files: raw data, coefficient images and maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from . import __version__, files, pipeline
+from .basis import Basis
+from .errors import UserError
+from .fit.result import Maps
+from .images import CoefficientImages
+from .maps import save_maps
+from .mrd import geometry_of, open_raw
+from .pipeline import Config, Reconstruction, Report
+
+
+def config(**settings: Any) -> Config:
+    """Build a config, refusing what is unknown or of a wrong type.
+
+    Raises
+    ------
+    UserError
+        A key is unknown or a value does not fit.
+    """
+    try:
+        return msgspec.convert(settings, Config)
+    except msgspec.ValidationError as error:
+        raise UserError(f"config: {error}") from None
+
+
+def recon(raw: str, config: Config, output: str, *, force: bool, report: Report) -> CoefficientImages:
+    """Reconstruct a raw data file and write its coefficient images.
+
+    Raises
+    ------
+    UserError
+        The input does not fit, or the output exists already or cannot be written.
+    """
+    names = [f"{Path(output).name}{suffix}" for suffix in (".cfl", ".hdr")]
+    files.check_free(files.with_suffix(output, ".json"), names, force=force)
+    images, _ = _reconstructed(raw, config, report)
+    images.save(output, force=force)
+    return images
+
+
+def maps(raw: str, config: Config, output: str, *, force: bool, report: Report) -> list[Path]:
+    """Reconstruct a raw data file, fit maps and write them.
+
+    Raises
+    ------
+    UserError
+        The input does not fit, or the output exists already or cannot be written.
+    """
+    files.check_free(Path(output) / "maps.json", [], force=force)
+    images, results = _reconstructed(raw, config, report)
+    by_place = {_place(result, images): result.maps for result in results}
+    volumes = []
+    for repetition in range(len(images.coeff)):
+        slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
+        volumes.append(_joined([one for one in slices if one is not None], slices))
+    return _write(images, volumes, output, source=raw, force=force)
+
+
+def fit(coeff: str, name: str, output: str, *, like: str | None, mask_level: float, force: bool, report: Report) -> list[Path]:
+    """Fit maps to coefficient images and write them.
+
+    Raises
+    ------
+    UserError
+        Images and basis do not belong together, or the output exists already or cannot be written.
+    """
+    files.check_free(Path(output) / "maps.json", [], force=force)
+    images = CoefficientImages.load(coeff, like=None if like is None else _geometry(like))
+    full = Basis.load(name)
+    if images.rank > full.rank:
+        raise UserError(f"{coeff} has {images.rank} coefficients, the basis {name} {full.rank}: they do not belong together")
+    basis, dictionary = pipeline.load(name, rank=images.rank, with_dictionary=True)
+    if images.digest and images.digest != basis.digest:
+        raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
+    assert dictionary is not None
+    volumes = [
+        pipeline.fit(images.volume(i), dictionary, mask_level=mask_level, report=report) for i in range(len(images.coeff))
+    ]
+    return _write(images, volumes, output, source=coeff, force=force)
+
+
+def _reconstructed(raw: str, config: Config, report: Report) -> tuple[CoefficientImages, list[Reconstruction]]:
+    with open_raw(raw) as (header, items):
+        results = list(pipeline.reconstruct_stream(header, items, config, report=report))
+    basis, _ = pipeline.load(config.basis, rank=config.rank, with_dictionary=False)
+    return pipeline.gathered(results, basis, config), results
+
+
+def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:
+    others = {name: value for name, value in result.key.items() if name != "slice"}
+    return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
+
+
+def _joined(present: list[Maps], slices: list[Maps | None]) -> Maps:
+    """Stack the maps of slices along z; a missing slice is empty."""
+    if len(slices) == 1:
+        return present[0]
+    like = present[0]
+    empty = Maps(like.parameters, *(np.zeros_like(a) for a in (like.theta, like.m0, like.edge, like.mask)))
+    whole = [empty if one is None else one for one in slices]
+    return Maps(
+        like.parameters,
+        np.stack([one.theta for one in whole], axis=1),
+        np.stack([one.m0 for one in whole]),
+        np.stack([one.edge for one in whole]),
+        np.stack([one.mask for one in whole]),
+    )
+
+
+def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, force: bool) -> list[Path]:
+    """Write one folder of maps, or a folder each if there are several volumes."""
+    info = {
+        "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
+        "EstimationAlgorithm": "dictionary matching in the compressed domain",
+        "Sources": [Path(source).name],
+        "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
+        "BasisDigest": images.digest,
+    }
+    written: list[Path] = []
+    for i, volume in enumerate(volumes):
+        folder = Path(output) if len(volumes) == 1 else Path(output) / f"volume-{i}"
+        written += save_maps(volume, images.affine, folder, info=info, force=force)
+    return written
+
+
+def _geometry(raw: str) -> Any:
+    with open_raw(raw) as (header, items):
+        return geometry_of(header, next(items))

@@ -1,0 +1,90 @@
+"""Golden-angle spokes, and the three units in which trajectories come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.trajectory import GOLDEN_ANGLE, radial, to_cycles_per_fov
+
+EXACT = 1e-12
+
+
+def test_golden_angle_in_degrees() -> None:
+    assert np.rad2deg(GOLDEN_ANGLE) == pytest.approx(111.24611797498108, rel=1e-15)
+
+
+@pytest.mark.parametrize("matrix", [8, 9])
+def test_spoke_runs_through_the_centre(matrix: int) -> None:
+    traj = radial(5, matrix)
+    assert traj.shape == (5, 2 * matrix, 2)
+    np.testing.assert_array_equal(traj[:, matrix], 0)
+    radius = np.hypot(traj[..., 0], traj[..., 1])
+    np.testing.assert_allclose(radius, np.tile(np.abs(np.arange(2 * matrix) - matrix) / 2, (5, 1)), atol=EXACT)
+    # the first spoke lies along x, towards +x
+    np.testing.assert_allclose(traj[0, :, 1], (np.arange(2 * matrix) - matrix) / 2, atol=EXACT)
+
+
+def test_angle_turns_from_x_to_y() -> None:
+    y, x = radial(2, 8)[1, -1]
+    assert np.arctan2(y, x) == pytest.approx(np.deg2rad(111.24611797498108), rel=1e-14)
+
+
+def test_angle_goes_on() -> None:
+    all_spokes, later = radial(3 * 1040, 4), radial(1040, 4, first=2080)
+    # positions of up to 2; the angle is computed modulo 2 pi from up to 6056 rad: an error of 6056 eps
+    np.testing.assert_allclose(later, all_spokes[2080:], atol=2 * 6056 * np.finfo(float).eps)
+    ends = all_spokes[:, 0]
+    distance = np.linalg.norm(ends[:, None] - ends[None], axis=-1)[np.triu_indices(len(ends), 1)]
+    assert distance.min() > 1e-4  # no two spokes are the same
+
+
+@pytest.mark.parametrize(("units", "edge"), [("cycles/fov", None), ("cycles/pixel", 0.5), ("rad/pixel", np.pi)])
+def test_units(units: str, edge: float | None, frozen: Callable[..., np.ndarray]) -> None:
+    shape = (48, 64)
+    half = np.array(shape) / 2
+    expected = np.random.default_rng(0).uniform(-1, 1, (3, 50, 2)) * half
+    expected[0, 0] = -half
+    given = frozen(expected if edge is None else expected / half * edge)
+    converted = to_cycles_per_fov(given, units=units, shape=shape)
+    np.testing.assert_allclose(converted, expected, rtol=EXACT)
+    assert converted.flags.writeable
+
+
+@pytest.mark.parametrize("truth", ["cycles/fov", "cycles/pixel", "rad/pixel"])
+@pytest.mark.parametrize("said", ["cycles/fov", "cycles/pixel", "rad/pixel"])
+def test_wrong_unit_is_recognised(said: str, truth: str) -> None:
+    shape = (192, 192)
+    size = {"cycles/fov": 1.0, "cycles/pixel": 1 / 192, "rad/pixel": 2 * np.pi / 192}[truth]
+    traj = radial(30, 192) * size
+    if said == truth:
+        to_cycles_per_fov(traj, units=said, shape=shape)
+        return
+    with pytest.raises(UserError, match=f"{said}.*looks like {truth}") as caught:
+        to_cycles_per_fov(traj, units=said, shape=shape)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("traj", "units", "message"),
+    [
+        (np.ones((2, 3, 2)), "1/m", "unit '1/m' is unknown"),
+        (np.ones((2, 3, 3)), "cycles/fov", "3 dimensions, expected 2"),
+        (np.full((2, 3, 2), np.nan), "cycles/fov", "12 values that are NaN"),
+        (np.zeros((2, 3, 2)), "cycles/fov", "zero everywhere"),
+        (np.zeros((0, 3, 2)), "cycles/fov", "zero everywhere"),
+        (np.full((2, 3, 2), 1e4), "cycles/fov", "no unit fits"),
+        (1.0, "cycles/fov", "0 dimensions"),
+    ],
+)
+def test_bad_trajectory_is_refused(traj: object, units: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        to_cycles_per_fov(traj, units=units, shape=(192, 192))
+
+
+def test_smaller_k_space_than_the_image_is_allowed() -> None:
+    traj = radial(20, 64)
+    np.testing.assert_array_equal(to_cycles_per_fov(traj, units="cycles/fov", shape=(192, 192)), traj)
