@@ -109,6 +109,10 @@ class Plan:
         UserError
             A weight or the rank is out of range, or the files cannot be written.
         """
+        return self.finish(self.fold(report=report), report=report)
+
+    def fold(self, *, report: Report) -> BasisAccumulator:
+        """Simulate the training fingerprints; plans that differ only in weights can share the result."""
         request, parameters = self.request, self.model.parameters
         accumulator = BasisAccumulator(
             parameters, self.model.n_frames, fisher=request.fisher, conjugate=request.conjugate
@@ -116,16 +120,20 @@ class Plan:
         counted = _Counted(report, "fingerprints", self.training.size(parameters))
         for batch in iter_batches(self.model, self.training, batch_size=_BATCH, progress=counted):
             accumulator.update(batch)
-        basis = self.finished(accumulator, request.crb_weight)
+        return accumulator
+
+    def finish(self, accumulator: BasisAccumulator, *, report: Report) -> Basis:
+        """Make the basis of an accumulator and its dictionary, write them, and return the basis."""
+        basis = self._basis(accumulator)
         dictionary = None
         if self.atoms is not None:
-            counted = _Counted(report, "dictionary", self.atoms.size(parameters))
+            counted = _Counted(report, "dictionary", self.atoms.size(self.model.parameters))
             dictionary = compress(self.model, self.atoms, basis, progress=counted)
         save(self.name, basis, dictionary, force=self.force)
         return basis
 
-    def finished(self, accumulator: BasisAccumulator, crb_weight: float) -> Basis:
-        """Finish a basis of this plan with its losses; warn where it loses much energy."""
+    def _basis(self, accumulator: BasisAccumulator) -> Basis:
+        """Return the basis with its losses; warn where it loses much energy."""
         request = self.request
         info = {
             "software": f"crbsvd-plugin {__version__}",
@@ -133,13 +141,13 @@ class Plan:
             "prior": self.training.spec,
             "dictionary_prior": None if self.atoms is None else self.atoms.spec,
         }
-        basis = accumulator.finish(request.rank, crb_weight, weighting=request.weighting, info=info)
+        basis = accumulator.finish(request.rank, request.crb_weight, weighting=request.weighting, info=info)
         lost = basis.info["losses"]["all"]["signal"]
         if lost > request.max_energy_loss:
             logger.warning(
                 "a crb weight of %g at rank %d loses %.1f %% of the signals' energy (more than %.1f %%): "
                 "take a smaller weight or a larger rank",
-                crb_weight, request.rank, 100 * lost, 100 * request.max_energy_loss,
+                request.crb_weight, request.rank, 100 * lost, 100 * request.max_energy_loss,
             )  # fmt: skip
         losses = assess(self.model, self.held_out, basis, fisher=request.fisher)
         return replace(basis, info=plain({**basis.info, "held_out": losses}))

@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import UserError
 from .geometry import Geometry
-from .mrd import geometry_of, limits
+from .mrd_header import geometry_of, limits
 from .trajectory import to_cycles_per_fov
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from .errors import UserError
 from .fit.result import Maps
 from .images import CoefficientImages
 from .maps import save_maps
-from .mrd import geometry_of, open_raw
+from .mrd import open_raw
+from .mrd_header import geometry_of
 from .pipeline import Config, Reconstruction, Report
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from .. import threads
+from ..errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +55,22 @@ def reading_options(function: F) -> F:
 def counters(text: str | None) -> tuple[str, ...] | None:
     """Split names that are joined by commas; an empty text names none."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def number_or_none(text: str, option: str) -> float | None:
+    """Read a number, or the word none.
+
+    Raises
+    ------
+    UserError
+        It is neither.
+    """
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{option} is {text!r}, expected a number or none") from None
 
 
 @contextmanager

@@ -1,0 +1,45 @@
+"""crbsvd simulate"""
+
+from __future__ import annotations
+
+import click
+
+from . import common
+
+
+@click.command(short_help="Write raw data of a digital phantom, and its true maps.")
+@click.argument("spec")
+@click.option("-o", "--output", required=True, help="Raw data file, ending in .h5; the true maps go beside it.")
+@click.option("--matrix", type=int, default=192, show_default=True, help="Voxels along either side.")
+@click.option("--fov", type=float, default=240.0, show_default=True, help="Field of view [mm].")
+@click.option("--coils", "n_coils", type=int, default=8, show_default=True, help="Receive coils.")
+@click.option("--shots", "n_shots", type=int, default=3, show_default=True, help="Repetitions of the train.")
+@click.option("--snr", default="50", show_default=True, help="M0 / noise of a coefficient, or none for no noise.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC, e.g. te='4 ms'.")
+@common.force
+@common.verb
+def command(
+    *,
+    spec: str,
+    output: str,
+    matrix: int,
+    fov: float,
+    n_coils: int,
+    n_shots: int,
+    snr: str,
+    seed: int,
+    settings: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Scan a brain phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data."""
+    from .. import simulate
+    from ..spec import resolve
+
+    model = resolve(spec, settings).model
+    with common.stages() as report:
+        written = simulate.simulate(
+            model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, snr=common.number_or_none(snr, "--snr"),
+            seed=seed, force=force, progress=lambda done, total: report("k-space", done, total),
+        )  # fmt: skip
+    click.echo("\n".join(str(path) for path in written.values()))
