@@ -1,6 +1,9 @@
 from . import coils as coils
 from . import crb as crb
+from . import bart as bart
 from . import models as models
+from . import phantom as phantom
+from . import threads as threads
 from . import testing as testing
 from .assess import assess as assess
 from .basis import Basis as Basis

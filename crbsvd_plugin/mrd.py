@@ -134,8 +134,8 @@ class _Sink(io.FileIO):
             self.error = self.error or error
             return size or 0
 
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
+    def __exit__(self, *_: object) -> None:
+        self.close()
         if self.error is not None:
             raise self.error
 

@@ -1,8 +1,7 @@
 """Raw data of the digital brain, as a scanner would have written them.
 
 The data never pass through the user's basis: the signals of all tissue pairs are expanded in
-their own singular vectors, exact to 1e-10, and the images of these coefficients are sampled on the
-fine grid of the phantom. So truncation, voxel size and partial volume act as they do in a patient.
+their own singular vectors, and the images of these coefficients are sampled on the fine grid.
 """
 
 from __future__ import annotations
@@ -115,14 +114,10 @@ def acquire(
     model : SignalModel
         With parameters T1 and T2, and possibly B1, which is 1. Truncated phase graphs give data
         that are not quite smooth in T1 and T2, need twice the coefficients and twice the time.
-    matrix : int
-        Voxels along either side of the image.
-    fov : float
-        Field of view [mm].
-    n_coils : int
-        Receive coils.
-    n_shots : int
-        Repetitions of the train of T frames, one readout each; the angle goes on over them.
+    matrix, fov
+        Voxels and field of view [mm] along either side of the image.
+    n_coils, n_shots : int
+        Receive coils; repetitions of the train of T frames, one readout each; the angle goes on over them.
     progress : callable, optional
         Called with the steps that are done and the number of all steps.
 
@@ -143,20 +138,20 @@ def acquire(
     phi, coeff = phantom.expand(phantom.signals_of(model, brain.theta))
     images = brain.mix(coeff)
     traj = trajectory.radial(n_readouts, matrix)
-    number = np.arange(n_readouts)
+    shot, frame = np.divmod(np.arange(n_readouts), model.n_frames)
     sens = phantom.coils(n_coils, images.shape[1:])
     ksp = np.zeros((n_coils, *traj.shape[:2]), np.complex64)
     starts = range(0, len(images), _BLOCK)
-    for step, start in enumerate(starts):
+    for step, start in enumerate(starts, 1):
         # some coefficients at a time: memory for all of them would be several times the data
         part = slice(start, start + _BLOCK)
-        operator = SubspaceOperator(traj, frame=number % model.n_frames, phi=phi[:, part], sens=sens)
+        operator = SubspaceOperator(traj, frame=frame, phi=phi[:, part], sens=sens)
         ksp += operator.forward(images[part])
         if progress is not None:
-            progress(step + 1, len(starts))
-    # a sum over the fine grid has factor^2 as many terms, of which the fine operator takes out factor
+            progress(step, len(starts))
+    # the sum has factor^2 as many terms as on the image grid, of which the fine operator takes out factor
     ksp /= brain.factor
-    return Scan(ksp, traj, number % model.n_frames, number // model.n_frames, brain, dict(model.spec), phi.shape[1])
+    return Scan(ksp, traj, frame, shot, brain, dict(model.spec), phi.shape[1])
 
 
 def write(
@@ -166,17 +161,13 @@ def write(
 
     Parameters
     ----------
-    scan : Scan
-        What `acquire` gives.
     path : path
         The raw file ``NAME.h5``; the maps are ``NAME_T1map.nii.gz`` and so on, and
         ``NAME_simulation.json`` records how all was made.
     snr : float or None
         M0 / sigma_coeff where M0 = 1. None: no noise, and no noise scan.
-    seed : int
-        Of the noise.
-    force : bool
-        Replace an earlier simulation of this name.
+    seed, force
+        Of the noise; replace an earlier simulation of this name.
 
     Notes
     -----
@@ -192,12 +183,11 @@ def write(
     if snr is not None and not 0 < snr < np.inf:
         raise UserError(f"SNR is {snr}, expected a positive number, or none at all")
     sidecar, names = _destination(Path(path))
-    raw, *truth = names
     covariance = noise_covariance(scan, snr)
     with files.product(sidecar, list(names.values()), force=force) as product:
-        mrd.write_into(product.path(names[raw]), _header(scan), _acquisitions(scan, covariance, seed))
+        mrd.write_into(product.path(names["raw"]), _header(scan), _acquisitions(scan, covariance, seed))
         maps = scan.phantom.maps()
-        for name in truth:
+        for name in _TRUTH:
             _write_nifti(product.path(names[name]), maps[name], scan.phantom.geometry)
         record = {"kind": "simulation", "phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
         record |= {"geometry": scan.phantom.geometry.to_dict(), "snr": snr, "sigma": scan.sigma(snr), "seed": seed}
@@ -276,11 +266,15 @@ def _acquisitions(scan: Scan, covariance: NDArray[np.complex128], seed: int) -> 
 def _flags(number: int, scan: Scan) -> list[int]:
     from ismrmrd import constants
 
-    first, last = number == 0, number == len(scan.frame) - 1
-    starts, ends = scan.frame[number] == 0, scan.frame[number] == scan.n_frames - 1
-    flags = [constants.ACQ_FIRST_IN_SLICE] * first + [constants.ACQ_FIRST_IN_REPETITION] * starts
-    flags += [constants.ACQ_LAST_IN_REPETITION] * ends
-    return flags + [constants.ACQ_LAST_IN_SLICE, constants.ACQ_LAST_IN_MEASUREMENT] * last
+    last, frame = number == len(scan.frame) - 1, scan.frame[number]
+    told = {
+        constants.ACQ_FIRST_IN_SLICE: number == 0,
+        constants.ACQ_FIRST_IN_REPETITION: frame == 0,
+        constants.ACQ_LAST_IN_REPETITION: frame == scan.n_frames - 1,
+        constants.ACQ_LAST_IN_SLICE: last,
+        constants.ACQ_LAST_IN_MEASUREMENT: last,
+    }
+    return [flag for flag, true in told.items() if true]
 
 
 def _timing(scan: Scan, key: str) -> NDArray[np.float64]:
@@ -301,7 +295,5 @@ def _start_times(scan: Scan) -> NDArray[np.float64]:
 def _header(scan: Scan) -> ismrmrdHeader:
     sequence = {mrd_name: (1e3 * _timing(scan, mrd_name.lower())).tolist() for mrd_name in ("TR", "TE", "TI")}
     sequence["flipAngle_deg"] = np.rad2deg(_timing(scan, "flip_angles")).tolist()
-    n_shots = int(scan.shot.max()) + 1
-    return radial_header(
-        scan.phantom.geometry, scan.ksp.shape, n_frames=scan.n_frames, n_shots=n_shots, sequence=sequence
-    )
+    counts = {"n_frames": scan.n_frames, "n_shots": int(scan.shot.max()) + 1}
+    return radial_header(scan.phantom.geometry, scan.ksp.shape, **counts, sequence=sequence)

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import threads
-from .jit import kernel, prange
+from .jit import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BLOCK = 512
+_SLAB = 16
 
 
 class Toeplitz:
@@ -49,21 +49,31 @@ class Toeplitz:
         self.rank = rank
         self.shape = shape
 
-    def apply(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Return the convolution of K images (K, *X) with the kernel."""
+    def apply(self, image: NDArray[Any], *, workers: int = 1) -> NDArray[Any]:
+        """Return the convolution of K images (K, *X) with the kernel.
+
+        Zero halves are neither stored nor transformed before their turn: all axes but the last
+        are doubled first; then, a few rows at a time so that they stay in the cache, the last.
+        """
         from scipy import fft
 
-        workers = threads.count()
-        axes = range(1, 1 + len(self.shape))
-        # axis by axis, so that the zero half is neither stored nor transformed before its turn
-        padded = image
-        for axis, n in zip(axes, self.shape, strict=True):
-            padded = fft.fft(padded, n=2 * n, axis=axis, workers=workers, overwrite_x=axis > 1)
-        _mix(padded.reshape(self.rank, -1), self.multiplier.reshape(len(self.multiplier), -1), _BLOCK)
-        for axis, n in reversed(list(zip(axes, self.shape, strict=True))):
-            full = fft.ifft(padded, axis=axis, workers=workers, overwrite_x=True)
-            padded = full[(slice(None),) * axis + (slice(0, n),)]
-        return np.ascontiguousarray(padded)
+        axes = range(1, len(self.shape))
+        half = image
+        for axis, n in zip(axes, self.shape, strict=False):
+            half = fft.fft(half, n=2 * n, axis=axis, workers=workers, overwrite_x=axis > 1)
+        last = self.shape[-1]
+        rows = np.ascontiguousarray(half).reshape(self.rank, -1, last)
+        matrix = self.multiplier.reshape(len(self.multiplier), -1, 2 * last)
+        for start in range(0, rows.shape[1], _SLAB):
+            part = slice(start, start + _SLAB)
+            full = fft.fft(rows[:, part], n=2 * last, axis=2, workers=workers)
+            _mix(full, matrix, start)
+            rows[:, part] = fft.ifft(full, axis=2, workers=workers, overwrite_x=True)[..., :last]
+        half = rows.reshape(half.shape)
+        for axis, n in reversed(list(zip(axes, self.shape, strict=False))):
+            full = fft.ifft(half, axis=axis, workers=workers, overwrite_x=True)
+            half = full[(slice(None),) * axis + (slice(0, n),)]
+        return half
 
 
 def multiplier(
@@ -124,34 +134,40 @@ def _without_imaginary(values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values.real)
 
 
-@kernel(parallel=True, fastmath={"contract", "reassoc", "nsz"})
-def _mix(image, multiplier, block):  # type: ignore[no-untyped-def]
-    """Multiply the K values at every point by the Hermitian K x K matrix there, in place."""
-    rank, n = image.shape
-    for b in prange((n + block - 1) // block):
-        start = b * block
-        size = min(block, n - start)
-        # real and imaginary parts apart, so that all inner loops run over contiguous reals
-        re = np.empty((rank, block), image.real.dtype)
-        im = np.empty((rank, block), image.real.dtype)
-        out_re = np.zeros((rank, block), image.real.dtype)
-        out_im = np.zeros((rank, block), image.real.dtype)
+@kernel(inline=True, fastmath={"contract", "reassoc", "nsz"})
+def _add_product(m, sign, re, im, out_re, out_im):  # type: ignore[no-untyped-def]
+    """Add m x (sign 1) or conj(m) x (sign -1) to out; for a real m half of it vanishes."""
+    for i in range(len(re)):
+        out_re[i] += m[i].real * re[i] - sign * m[i].imag * im[i]
+        out_im[i] += m[i].real * im[i] + sign * m[i].imag * re[i]
+
+
+@kernel(fastmath={"contract", "reassoc", "nsz"})
+def _mix(image, multiplier, first):  # type: ignore[no-untyped-def]
+    """Multiply the K values at every point by the Hermitian K x K matrix there, in place.
+
+    image (K, rows, n); the matrices of its rows start at row `first` of multiplier. Real and
+    imaginary parts are kept apart, so that all inner loops run over contiguous reals.
+    """
+    rank, n_rows, n = image.shape
+    re = np.empty((rank, n), image.real.dtype)
+    im = np.empty((rank, n), image.real.dtype)
+    out_re = np.empty((rank, n), image.real.dtype)
+    out_im = np.empty((rank, n), image.real.dtype)
+    for row in range(n_rows):
         for k in range(rank):
-            for i in range(size):
-                re[k, i], im[k, i] = image[k, start + i].real, image[k, start + i].imag
-        row = 0
+            for i in range(n):
+                re[k, i], im[k, i] = image[k, row, i].real, image[k, row, i].imag
+        out_re[:] = 0
+        out_im[:] = 0
+        pair = 0
         for k in range(rank):
             for l in range(k, rank):
-                for i in range(size):
-                    m = multiplier[row, start + i]
-                    out_re[k, i] += m.real * re[l, i] - m.imag * im[l, i]
-                    out_im[k, i] += m.real * im[l, i] + m.imag * re[l, i]
+                values = multiplier[pair, first + row]
+                _add_product(values, 1, re[l], im[l], out_re[k], out_im[k])
                 if l > k:
-                    for i in range(size):
-                        m = multiplier[row, start + i]
-                        out_re[l, i] += m.real * re[k, i] + m.imag * im[k, i]
-                        out_im[l, i] += m.real * im[k, i] - m.imag * re[k, i]
-                row += 1
+                    _add_product(values, -1, re[k], im[k], out_re[l], out_im[l])
+                pair += 1
         for k in range(rank):
-            for i in range(size):
-                image[k, start + i] = complex(out_re[k, i], out_im[k, i])
+            for i in range(n):
+                image[k, row, i] = complex(out_re[k, i], out_im[k, i])

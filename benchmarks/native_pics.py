@@ -1,0 +1,31 @@
+"""Our side of `recon.py` as a process: BART files in, coefficient images as a BART file out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from crbsvd_plugin import bart
+from crbsvd_plugin.encoding import SubspaceOperator
+from crbsvd_plugin.recon import reconstruct
+
+
+def main(folder: Path, iterations: int) -> None:
+    """Reconstruct the files in `folder`, as `bart pics -l2 -r0 -w1` would."""
+    phi = bart.read_cfl(folder / "basis").squeeze()
+    phi = phi if phi.imag.any() else phi.real
+    sens = bart.read_cfl(folder / "sens")[:, :, 0].transpose(2, 1, 0)
+    traj = bart.read_cfl(folder / "traj")[:2, :, :, 0, 0].real  # x y, samples, spokes, frames
+    ksp = bart.read_cfl(folder / "ksp")[0, :, :, :, 0]  # samples, spokes, coils, frames
+    n_samples, n_spokes, n_coils, n_frames = ksp.shape
+    ksp = ksp.transpose(2, 1, 3, 0).reshape(n_coils, -1, n_samples)
+    traj = traj[::-1].transpose(2, 3, 1, 0).reshape(-1, n_samples, 2)
+    operator = SubspaceOperator(traj, frame=np.tile(np.arange(n_frames), n_spokes), phi=phi, sens=sens)
+    coeff = reconstruct(operator, ksp, iterations=iterations)
+    bart.write_cfl(folder / "native", coeff.transpose(2, 1, 0)[:, :, None, None, None, None, :])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
