@@ -48,7 +48,9 @@ def run(command: Sequence[str], *, environment: dict[str, str] | None = None) ->
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
     if process.returncode:
-        raise RuntimeError(f"{command[0]} failed with status {process.returncode}: {output.decode(errors='replace')[-2000:]}")
+        raise RuntimeError(
+            f"{command[0]} failed with status {process.returncode}: {output.decode(errors='replace')[-2000:]}"
+        )
     return Usage(seconds, usage.ru_maxrss / 1024)
 
 
@@ -69,7 +71,8 @@ def main(name: str, cases: dict[str, Callable[[], Result]]) -> None:
     parser.add_argument("--only", choices=list(cases), help="run this case alone")
     only = parser.parse_args().only
     results = [case() for key, case in cases.items() if only in (None, key)]
-    print(f"{'case':<16}{'ours [s]':>10}{'peer [s]':>10}{'ratio':>8}{'ours [MB]':>11}{'peer [MB]':>11}{'error':>10}{'of peer':>10}  peer")
+    widths = {"ours [s]": 10, "peer [s]": 10, "ratio": 8, "ours [MB]": 11, "peer [MB]": 11, "error": 10, "of peer": 10}
+    print(f"{'case':<16}" + "".join(f"{name:>{width}}" for name, width in widths.items()) + "  peer")
     for r in results:
         print(
             f"{r.case:<16}{r.ours_s:10.2f}{r.peer_s:10.2f}{r.ratio:8.1f}{r.ours_mb:11.0f}{r.peer_mb:11.0f}"

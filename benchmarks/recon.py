@@ -64,7 +64,7 @@ def _prepare(folder: Path) -> np.ndarray:
     ksp = ksp + sigma * (rng.standard_normal(ksp.shape) + 1j * rng.standard_normal(ksp.shape))
 
     def by_frame(array: np.ndarray) -> np.ndarray:
-        """(..., R, S) with r = shot T + t -> (..., shot, t, S)"""
+        """(..., R, S) with r = shot T + t -> (..., shot, t, S)."""
         return array.reshape(*array.shape[:-2], _SHOTS, _FRAMES, array.shape[-1])
 
     # BART: 1 RO SPK COIL 1 T, 3 RO SPK 1 1 T, X Y 1 COIL, 1 1 1 1 1 T K

@@ -1,10 +1,10 @@
+from . import bart as bart
 from . import coils as coils
 from . import crb as crb
-from . import bart as bart
 from . import models as models
 from . import phantom as phantom
-from . import threads as threads
 from . import testing as testing
+from . import threads as threads
 from .assess import assess as assess
 from .basis import Basis as Basis
 from .dictionary import Dictionary as Dictionary

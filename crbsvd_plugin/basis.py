@@ -46,8 +46,8 @@ class Basis:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.phi.ndim != 2 or self.phi.shape[1] > self.phi.shape[0]:
-            raise UserError(f"basis has shape {self.phi.shape}, expected (T, K) with K at most T")
+        if self.phi.ndim != 2 or not 1 <= self.phi.shape[1] <= self.phi.shape[0]:
+            raise UserError(f"basis has shape {self.phi.shape}, expected (T, K) with K from 1 to T")
         if not np.isfinite(self.phi).all():
             raise UserError(f"basis holds {np.count_nonzero(~np.isfinite(self.phi))} non-finite values; make it again")
         gram = self.phi.conj().T @ self.phi
@@ -101,7 +101,9 @@ class Basis:
             The basis has no sidecar, so that its sequence is not known.
         """
         if "model" not in self.info:
-            raise UserError("the basis has no sidecar (.json), which says what sequence it is for; make it with 'crbsvd basis'")
+            raise UserError(
+                "the basis has no sidecar (.json), which says what sequence it is for; make it with 'crbsvd basis'"
+            )
         return models.build(self.info["model"])
 
     def save(self, name: str | Path, *, force: bool = False) -> None:
@@ -160,7 +162,11 @@ class Basis:
             raise UserError(f"basis {name} has dims {' '.join(map(str, shape))}, expected 1 1 1 1 1 T K")
         phi = np.array(array.reshape(shape[5], shape[6], order="F"), dtype=np.complex128)
         values = np.array(content.get("singular_values", []), dtype=np.float64)
-        return cls(phi if phi.imag.any() else phi.real.copy(), values, content.get("info", {}))
+        basis = cls(phi if phi.imag.any() else phi.real.copy(), values, content.get("info", {}))
+        # a copied sidecar lists, and verifies, files of another name
+        if content and basis.digest != content.get("digest"):
+            raise UserError(f"basis {name}: its hash does not match {sidecar}; restore or make it again")
+        return basis
 
 
 def turned(columns: NDArray[Any]) -> NDArray[Any]:
@@ -180,5 +186,5 @@ def turned(columns: NDArray[Any]) -> NDArray[Any]:
 
 
 def plain(value: object) -> Any:
-    """Return `value` as JSON would give it back; used to keep `info` comparable."""
-    return json.loads(json.dumps(value))
+    """Return `value` as JSON would give it back, None for what is not finite; used to keep `info` comparable."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)

@@ -172,7 +172,7 @@ def plan(request: Request, name: str, *, force: bool) -> Plan:
         raise UserError("--train is none, expected grid or a number")
     atoms = _sized(spec.fit_prior, request.atoms, "--atoms", spec.model)
     files.check_free(files.with_suffix(name, ".json"), members(name, with_dictionary=atoms is not None), force=force)
-    return Plan(request, spec.model, training, atoms, spec.prior.thinned(_ASSESSED, parameters), name, force)
+    return Plan(request, spec.model, training, atoms, spec.prior.thinned(_ASSESSED, parameters).shifted(), name, force)
 
 
 def save(name: str | Path, basis: Basis, dictionary: Dictionary | None, *, force: bool = False) -> None:
@@ -197,7 +197,7 @@ def members(name: str | Path, *, with_dictionary: bool) -> list[str]:
 
 
 def table(basis: Basis) -> str:
-    """Return the losses of a basis as a text table."""
+    """Return the losses of a basis as a text table; "-" where a parameter cannot be estimated at all."""
     losses = basis.info.get("held_out", {})
     if not losses:
         return "losses are not known"
@@ -207,7 +207,8 @@ def table(basis: Basis) -> str:
     for label, columns in losses.items():
         cells = f"{label:<10}{100 * columns['signal']['energy']:9.3f}"
         for name in names:
-            cells += f"{100 * columns[name]['exact']:11.2f}{100 * columns[name]['approximate']:11.2f}"
+            for figure in (columns[name]["exact"], columns[name]["approximate"]):
+                cells += f"{'-':>11}" if figure is None else f"{100 * figure:11.2f}"
         lines.append(cells)
     return "\n".join(lines)
 

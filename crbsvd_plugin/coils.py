@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _CALIBRATION = 24
 _MAP_SIZE = 64
 _ITERATIONS = 10
+_KERNEL = 6
+_SINGULAR = 1e-10  # rounding of single precision leaves 1e-14 of an eigenvalue that is zero
 
 
 def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
@@ -33,7 +35,7 @@ def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
     Raises
     ------
     UserError
-        There are fewer samples than coils, a value is not finite, or a coil is dead.
+        There are fewer samples than two per coil, a value is not finite, or a coil is dead.
     """
     noise = np.asarray(noise, dtype=np.complex128)
     n_coils, n_samples = noise.shape
@@ -41,14 +43,15 @@ def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
         raise UserError(f"noise scan has {n_samples} samples for {n_coils} coils, expected at least {2 * n_coils}")
     if not np.isfinite(noise).all():
         raise UserError(f"noise scan holds {np.count_nonzero(~np.isfinite(noise))} non-finite values; remove it")
-    covariance = noise @ noise.conj().T / (2 * n_samples)
-    try:
-        lower = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        raise UserError("noise covariance is singular: a coil is dead or two are the same; leave them out") from None
+    sigma = np.sqrt(np.mean(np.abs(noise) ** 2, axis=1) / 2)
+    scaled = noise / np.where(sigma > 0, sigma, 1)[:, None]
+    correlation = scaled @ scaled.conj().T / (2 * n_samples)
+    # the factorisation would also go through with what rounding leaves of a zero
+    if np.linalg.eigvalsh(correlation)[0] < _SINGULAR:
+        raise UserError("noise covariance is singular: a coil is dead or two are the same; leave them out")
     from scipy.linalg import solve_triangular
 
-    return np.asarray(solve_triangular(lower, np.eye(n_coils), lower=True))
+    return np.asarray(solve_triangular(np.linalg.cholesky(correlation), np.diag(1 / sigma), lower=True))
 
 
 def estimate_sensitivities(
@@ -80,7 +83,7 @@ def estimate_sensitivities(
     Raises
     ------
     UserError
-        A coil holds only zeros.
+        A coil holds only zeros, or no sample lies in the centre of k-space.
     """
     silent = np.flatnonzero(~np.any(ksp, axis=(1, 2)))
     if len(silent):
@@ -103,16 +106,19 @@ def _coil_images(
 ) -> NDArray[Any]:
     """Return low-resolution images (C, *X) of one coefficient, by CG per coil."""
     inside = np.all(np.abs(traj) < np.array(shape) / 2, axis=2)
+    if weights is not None:
+        inside &= weights > 0
     columns = np.flatnonzero(inside.any(axis=0))
+    if not len(columns):
+        size = " x ".join(map(str, shape))
+        raise UserError(f"no sample lies in the centre of k-space ({size}), expected some to find the coils with")
     kept = slice(columns[0], columns[-1] + 1)
     weights = inside[:, kept] * (1 if weights is None else weights[:, kept])
     sens = np.ones((1, *shape), np.complex64)
     operator = SubspaceOperator(traj[:, kept], frame=frame, phi=phi, sens=sens, weights=weights)
+    rights = (operator.adjoint(samples[None, :, kept]) for samples in ksp)
     return np.stack(
-        [
-            conjugate_gradients(operator.normal, operator.adjoint(samples[None, :, kept]), lam=0.0, iterations=_ITERATIONS)[0]
-            for samples in ksp
-        ]
+        [conjugate_gradients(operator.normal, right, lam=0.0, iterations=_ITERATIONS)[0] for right in rights]
     )
 
 
@@ -123,8 +129,10 @@ def _espirit(images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     axes = tuple(range(1, images.ndim))
     centred = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(images, axes=axes), axes=axes, norm="ortho"), axes=axes)
     ksp = np.zeros((len(images), *shape), np.complex64)
-    ksp[(slice(None), *(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, images.shape[1:], strict=True)))] = centred
-    maps = EspiritCalib(ksp, calib_width=min(images.shape[1:]), crop=0, show_pbar=False).run()
+    middle = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, images.shape[1:], strict=True))
+    ksp[(slice(None), *middle)] = centred
+    width = min(images.shape[1:])
+    maps = EspiritCalib(ksp, calib_width=width, kernel_width=min(_KERNEL, width), crop=0, show_pbar=False).run()
     # a virtual coil: the combination of coils that sees most of the image
     vectors = np.linalg.svd(images.reshape(len(images), -1), full_matrices=False)[0]
     reference = np.tensordot(vectors[:, 0].conj(), maps, axes=1)

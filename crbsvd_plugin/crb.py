@@ -86,13 +86,15 @@ def orthogonalise(
     Raises
     ------
     ValueError
-        Shapes do not fit, or a value is not finite.
+        Shapes do not fit, a value is not finite, or `fisher` is neither of the two.
 
     Notes
     -----
     Columns are normalised, then orthogonalised by modified Gram-Schmidt, twice; a column that
     is zero or dependent (see `DEPENDENT`) is left out of the projection.
     """
+    if fisher not in ("real", "complex"):
+        raise ValueError(f"fisher is {fisher!r}, expected 'real' or 'complex'")
     signal, jac = np.asarray(signal, np.complex128), np.asarray(jac, np.complex128)
     if signal.ndim != 2 or jac.ndim != 3 or jac.shape[0] != len(signal) or jac.shape[2] != signal.shape[1]:
         raise ValueError(f"signal {signal.shape} and jac {jac.shape} do not fit, expected (B, T) and (B, P, T)")
@@ -102,7 +104,8 @@ def orthogonalise(
     targets = list(range(jac.shape[1])) if targets is None else list(targets)
     others = [i for i in range(jac.shape[1]) if i not in targets]
     head = [signal] if fisher == "complex" else [signal, 1j * signal]
-    columns = np.stack([*head, *(jac[:, i] for i in [*others, *targets])], axis=1)
+    # stacking follows the memory layout of its inputs, and a view as real numbers needs C order
+    columns = np.ascontiguousarray(np.stack([*head, *(jac[:, i] for i in [*others, *targets])], axis=1))
     work = columns if fisher == "complex" else columns.view(np.float64)
     unit, norm = np.zeros((len(signal), len(targets), work.shape[2]), work.dtype), np.zeros((len(signal), len(targets)))
     _orthogonalise(work, len(targets), DEPENDENT, unit, norm)
@@ -158,9 +161,10 @@ def crb_loss(uncompressed: NDArray[Any], compressed: NDArray[Any]) -> NDArray[np
 
 
 def energy_loss(signal: NDArray[Any], phi: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the share of the energy of each signal (B, T) outside of phi (T, K) (Eq. 6)."""
+    """Return the share of the energy of each signal (B, T) outside of phi (T, K) (Eq. 6); NaN for a zero signal."""
     kept = np.sum(np.abs(signal @ phi.conj()) ** 2, axis=-1)
-    return np.asarray(1 - kept / np.sum(np.abs(signal) ** 2, axis=-1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(1 - kept / np.sum(np.abs(signal) ** 2, axis=-1))
 
 
 @kernel(inline=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import bundle, files, run as pipeline_run, simulate
+from . import bundle, files, simulate
+from . import run as pipeline_run
 from .maps import load_map
 from .pipeline import Report
 from .spec import resolve
@@ -148,7 +149,8 @@ def table(rows: list[Row], snr: float) -> str:
     """Return the rows as text, with what is favourable and what is not."""
     lines = [
         f"Errors in pure voxels (fraction >= {_PURE}, eroded by one voxel), % of the truth; SNR {snr:g} or noise-free",
-        f"{'data':<11}{'basis':<6}{'K':>2}  {'tissue':<7}{'voxels':>6}{'T1 bias':>9}{'T1 |err|':>9}{'T2 bias':>9}{'T2 |err|':>9}",
+        f"{'data':<11}{'basis':<6}{'K':>2}  {'tissue':<7}{'voxels':>6}"
+        + "".join(f"{name:>9}" for name in ("T1 bias", "T1 |err|", "T2 bias", "T2 |err|")),
     ]
     for row in rows:
         figures = (row.t1_bias, row.t1_error, row.t2_bias, row.t2_error)
@@ -156,14 +158,14 @@ def table(rows: list[Row], snr: float) -> str:
             f"{row.data:<11}{row.basis:<6}{row.rank:>2}  {row.tissue:<7}{row.n_voxels:>6}"
             + "".join(f"{100 * value:9.2f}" for value in figures)
         )
-    for rank in _RANKS:
-        lines.append(_compared([row for row in rows if row.rank == rank and row.data == "noisy"], rank))
-    return "\n".join(lines)
+    noisy = [row for row in rows if row.data == "noisy"]
+    return "\n".join(lines + [_compared([row for row in noisy if row.rank == rank], rank) for rank in _RANKS])
 
 
 def _compared(rows: list[Row], rank: int) -> str:
     """Say where the CRB basis has the smaller median absolute error, and where the larger one."""
-    better, worse = [], []
+    better: list[str] = []
+    worse: list[str] = []
     for tissue in _TISSUES:
         for name in ("t1_error", "t2_error"):
             svd, crb = (next(getattr(r, name) for r in rows if r.basis == b and r.tissue == tissue) for b in _BASES)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = "crbsvd-dictionary/1"
 SUFFIX = ".h5"
+_DATASETS = ("theta", "coeff", "norm", "edge", "jac")
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,20 @@ class Dictionary:
         return int(self.coeff.shape[1])
 
     def truncate(self, basis: Basis) -> Dictionary:
-        """Return the dictionary of a basis that consists of the first columns of this one's."""
+        """Return the dictionary of a basis that consists of the first columns of this one's.
+
+        Raises
+        ------
+        UserError
+            `basis` has more columns than this dictionary.
+        """
         rank = basis.rank
-        norm = np.linalg.norm(self.coeff[:, :rank], axis=1)
+        if rank > self.rank:
+            raise UserError(
+                f"rank is {rank}, but the dictionary has {self.rank} coefficients: expected 1 to {self.rank}"
+            )
         jac = None if self.jac is None else self.jac[..., :rank]
-        coeff = self.coeff[:, :rank] / norm[:, None]
+        coeff, norm = _normalised(self.coeff[:, :rank])
         return Dictionary(self.parameters, self.theta, coeff, self.norm * norm, self.edge, basis.digest, jac)
 
     def write(self, path: Path) -> None:
@@ -74,7 +84,7 @@ class Dictionary:
             file.attrs["format"] = FORMAT
             file.attrs["basis"] = self.digest
             file.attrs["parameters"] = json.dumps([asdict(parameter) for parameter in self.parameters])
-            for name in ("theta", "coeff", "norm", "edge", "jac"):
+            for name in _DATASETS:
                 if getattr(self, name) is not None:
                     file[name] = getattr(self, name)
 
@@ -92,12 +102,15 @@ class Dictionary:
         path = files.with_suffix(name, SUFFIX)
         if not path.is_file():
             raise UserError(
-                f"{path} does not exist: matching needs the dictionary of the basis; make it with 'crbsvd basis' (--atoms)"
+                f"{path} does not exist: matching needs the dictionary of the basis; "
+                "make it with 'crbsvd basis' (--atoms)"
             )
         try:
             with h5py.File(path, "r") as file:
                 content = {key: _dataset(file, key, path) for key in file}
                 attributes = {key: file.attrs[key] for key in ("format", "basis", "parameters")}
+                if odd := (content.keys() | {"jac"}) ^ set(_DATASETS):
+                    raise KeyError(f"{min(odd)} is missing or unknown")
         except (OSError, KeyError) as error:
             raise UserError(f"{path} is not a dictionary ({error}); make it again") from None
         if attributes["format"] != FORMAT:
@@ -109,12 +122,20 @@ class Dictionary:
 
 
 def _dataset(file: Any, key: str, path: Path) -> NDArray[Any]:
-    """Read one dataset, refusing links to elsewhere."""
+    """Read one dataset, refusing all three ways by which HDF5 reaches into other files."""
     import h5py
 
     if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
         raise UserError(f"{path}: {key!r} is not a plain dataset; links to other files are refused")
+    if file[key].is_virtual or file[key].external:
+        raise UserError(f"{path}: {key!r} keeps its data in other files, which is refused")
     return np.asarray(file[key][()])
+
+
+def _normalised(coeff: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return rows (B, K) of unit norm and their norms; a zero row stays zero, which matches nothing."""
+    norm = np.linalg.norm(coeff, axis=1)
+    return coeff / np.where(norm > 0, norm, 1)[:, None], norm
 
 
 def compress(
@@ -150,12 +171,11 @@ def compress(
         atoms = prior.atoms(tissue, model.parameters)
         varied = atoms[:, atoms.min(axis=0) < atoms.max(axis=0)]
         edge.append(np.any((varied == varied.min(axis=0)) | (varied == varied.max(axis=0)), axis=1))
-    coefficients = np.concatenate(coeff)
-    norm = np.linalg.norm(coefficients, axis=1)
+    coefficients, norm = _normalised(np.concatenate(coeff))
     return Dictionary(
         model.parameters,
         np.concatenate(theta),
-        (coefficients / norm[:, None]).astype(np.complex64),
+        coefficients.astype(np.complex64),
         norm.astype(np.float32),
         np.concatenate(edge),
         basis.digest,

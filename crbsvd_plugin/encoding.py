@@ -46,7 +46,7 @@ class SubspaceOperator:
     Raises
     ------
     ValueError
-        Shapes do not fit, or a frame lies outside of the basis.
+        Shapes do not fit, a frame lies outside of the basis, or a weight is negative.
 
     Notes
     -----
@@ -73,9 +73,7 @@ class SubspaceOperator:
         self.sens = np.asarray(sens, dtype=self.dtype)
         self.shape = tuple(self.sens.shape[1:]) if shape is None else tuple(shape)
         n_readouts = self.traj.shape[:2]
-        self.weights = (
-            np.ones(n_readouts, self._real) if weights is None else np.asarray(weights, dtype=self._real)
-        )
+        self.weights = np.ones(n_readouts, self._real) if weights is None else np.asarray(weights, dtype=self._real)
         if self.traj.ndim != 3 or self.traj.shape[2] != len(self.shape) or len(self.shape) not in (2, 3):
             raise ValueError(f"traj has shape {self.traj.shape}, expected (R, S, {len(self.shape)})")
         if self.sens.shape[1:] != self.shape:
@@ -84,8 +82,10 @@ class SubspaceOperator:
             raise ValueError(
                 f"frame {self.frame.shape} and weights {self.weights.shape} do not fit traj {self.traj.shape}"
             )
-        if self.frame.size and not (0 <= self.frame.min() and self.frame.max() < len(self.phi)):
+        if self.frame.size and not (self.frame.min() >= 0 and self.frame.max() < len(self.phi)):
             raise ValueError(f"frames {self.frame.min()} to {self.frame.max()} lie outside of 0 to {len(self.phi) - 1}")
+        if not (self.weights >= 0).all():
+            raise ValueError(f"weights go down to {self.weights.min()}, expected 0 or more")
         self._scale = 1 / np.sqrt(np.prod(self.shape))
 
     @property
@@ -114,12 +114,15 @@ class SubspaceOperator:
         return ksp
 
     def adjoint(self, ksp: NDArray[Any]) -> NDArray[Any]:
-        """Return coefficient images (K, *X) of k-space (C, R, S): A^H W y."""
+        """Return coefficient images (K, *X) of k-space (C, R, S): A^H W y; where weights are 0, any y."""
         ksp = self._checked(ksp, self.ksp_shape, "ksp")
         coeff = np.zeros(self.coeff_shape, self.dtype)
         rows = self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale)
+        present = self.weights > 0
         for sens, samples in zip(self.sens, ksp, strict=True):
-            strength = rows * (self.weights * samples)
+            # what is missing may hold anything, NaN too
+            weighted = np.multiply(self.weights, samples, out=np.zeros_like(samples), where=present)
+            strength = np.ascontiguousarray(rows * weighted)
             image = self._to_image.execute(strength.reshape(self.rank, -1))
             coeff += sens.conj() * image.reshape(self.coeff_shape)
         return coeff

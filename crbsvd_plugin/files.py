@@ -174,7 +174,9 @@ def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
     own = set(read_json(sidecar, "output").get("files", {})) | {sidecar.name} if sidecar.is_file() else set()
     foreign = [path for path in present if path.name not in own]
     if foreign:
-        raise UserError(f"{foreign[0]} exists and is not part of {sidecar}: --force does not replace it; remove it yourself")
+        raise UserError(
+            f"{foreign[0]} exists and is not part of {sidecar}: --force does not replace it; remove it yourself"
+        )
 
 
 @contextmanager
@@ -195,7 +197,9 @@ def _staging_folder(sidecar: Path) -> Iterator[Path]:
         reason = unwritable(error)
         if reason is None:
             raise
-        raise UserError(f"cannot write {sidecar.parent / sidecar.stem}: {reason}; free some or choose another place") from error
+        raise UserError(
+            f"cannot write {sidecar.parent / sidecar.stem}: {reason}; free some or choose another place"
+        ) from error
 
 
 def unwritable(error: OSError) -> str | None:

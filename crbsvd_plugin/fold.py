@@ -45,7 +45,7 @@ class BasisAccumulator:
     fisher : {"real", "complex"}
         How derivatives are orthogonalised, see `crb`.
     conjugate : bool
-        Count the conjugate of every fingerprint too; the basis is then real.
+        Count every fingerprint and its conjugate, by half each; the basis is then real.
 
     Notes
     -----
@@ -90,6 +90,8 @@ class BasisAccumulator:
         """
         if batch.jac is None or batch.signal.shape[1] != self.n_frames:
             raise ValueError(f"batch of {batch.signal.shape[1]} frames, expected {self.n_frames} and derivatives")
+        if batch.jac.shape[1:2] != (len(self.parameters),):
+            raise ValueError(f"jac has shape {batch.jac.shape}, expected (B, P, T) with P = {len(self.parameters)}")
         orthogonal = crb.orthogonalise(batch.signal, batch.jac, targets=self.targets, fisher=self.fisher)
         blocks = [batch.signal, *np.moveaxis(orthogonal.unit, 1, 0)]
         for name, block in zip(self.columns, blocks, strict=True):
@@ -164,6 +166,8 @@ class BasisAccumulator:
         for key, factor in factors.items():
             if factor:
                 total = total + factor * self.grams[key]
+        if not total.any():
+            raise UserError("nothing is left to make a basis from: what has a weight is zero; change the weights")
         values, vectors = self._leading(total, max(rank, min(_N_VALUES, self.n_frames)))
         phi = turned(vectors[:, :rank])
         facts = {
@@ -199,18 +203,11 @@ class BasisAccumulator:
         }
 
     def _gram(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Return sum s s^H of rows (B, T): real where all rows share one of the axes."""
-        if not rows.real.any():
-            part = np.ascontiguousarray(rows.imag)
-            return np.asarray(part.T @ part)
-        if not rows.imag.any() or self.conjugate:
-            part = np.ascontiguousarray(rows.real)
-            gram = part.T @ part
-            if self.conjugate:
-                part = np.ascontiguousarray(rows.imag)
-                gram += part.T @ part
-            return np.asarray(gram)
-        return np.asarray(rows.T @ rows.conj())
+        """Return sum s s^H of rows (B, T): real where all rows share one of the axes, or conjugates count half each."""
+        parts = [np.ascontiguousarray(part) for part in (rows.real, rows.imag) if part.any()]
+        if len(parts) == 2 and not self.conjugate:
+            return np.asarray(rows.T @ rows.conj())
+        return np.asarray(sum((part.T @ part for part in parts), np.zeros((self.n_frames, self.n_frames))))
 
     def _add(self, label: str, name: str, gram: NDArray[Any]) -> None:
         present = self.grams.get((label, name))
@@ -227,20 +224,21 @@ class BasisAccumulator:
             raise UserError(f"crb weight is {crb_weight}, expected 0 (signals only) to 1 (derivatives only)")
         if weighting not in ("svd", "loss"):
             raise UserError(f"weighting is {weighting!r}, expected 'svd' (Eq. 12) or 'loss' (Eq. 5)")
-        for name in parameter_weights:
-            if name not in self.columns[1:]:
-                raise UserError(f"parameter weight of {name!r}: unknown, expected one of {self.columns[1:]}")
+        for name in parameter_weights.keys() - set(self.columns[1:]):
+            raise UserError(f"parameter weight of {name!r}: unknown, expected one of {self.columns[1:]}")
         for key in class_weights:
             label, name = key if isinstance(key, tuple) else (key, SIGNAL)
             if label not in self.labels or name not in self.columns:
-                raise UserError(f"class weight of {key!r}: unknown, expected one of {self.labels}, or with {self.columns}")
+                known = f"one of {self.labels}, or with {self.columns}"
+                raise UserError(f"class weight of {key!r}: unknown, expected {known}")
         if any(not 0 <= w < np.inf for w in [*parameter_weights.values(), *class_weights.values()]):
             raise UserError("parameter and class weights must be at least 0 and finite")
         power = 2 if weighting == "svd" else 1
+        shares = {name: crb_weight**power * parameter_weights.get(name, 1.0) for name in self.columns[1:]}
+        shares[SIGNAL] = (1 - crb_weight) ** power
         factors = {}
         for label, name in self.grams:
-            share = (1 - crb_weight) ** power if name == SIGNAL else crb_weight**power * parameter_weights.get(name, 1.0)
-            factors[label, name] = share * class_weights.get(label, 1.0) * class_weights.get((label, name), 1.0)
+            factors[label, name] = shares[name] * class_weights.get(label, 1.0) * class_weights.get((label, name), 1.0)
         return factors
 
     @staticmethod

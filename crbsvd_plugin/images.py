@@ -124,22 +124,31 @@ class CoefficientImages:
         if sidecar.exists():
             content = files.read_json(sidecar, "coefficient images")
             if content.get("format") != FORMAT:
-                raise UserError(f"{sidecar} has format {content.get('format')!r}, expected {FORMAT!r}; are these coefficients?")
+                raise UserError(
+                    f"{sidecar} has format {content.get('format')!r}, expected {FORMAT!r}; are these coefficients?"
+                )
             files.verify(sidecar, content, "coefficient images")
         array = bart.read_cfl(str(name))
         dims = np.array(array.shape + (1,) * (16 - array.ndim))
         used = [0, 1, 2, _COEFF, _REPETITION, _SLICE]
         if np.any(np.delete(dims, used) != 1):
-            raise UserError(f"{name} has dims {' '.join(map(str, dims))}, expected x y z 1 1 1 K, repetitions in dim 10, slices in 13")
+            raise UserError(
+                f"{name} has dims {' '.join(map(str, dims))}, "
+                "expected x y z 1 1 1 K, repetitions in dim 10, slices in dim 13"
+            )
         n_x, n_y, n_z, rank, n_repetitions, n_slices = (int(n) for n in dims[used])
         coeff = np.swapaxes(array.T.reshape(n_slices, n_repetitions, rank, n_z, n_y, n_x), 0, 1)
         if n_z == 1:
             coeff = coeff[:, :, :, 0]
         geometry = Geometry.from_dict(content["geometry"]) if content else like
         if geometry is None:
-            logger.warning("%s has no sidecar: its place in the patient is unknown (name the raw file with --like)", name)
+            logger.warning(
+                "%s has no sidecar: its place in the patient is unknown (name the raw file: --like)", name
+            )
             geometry = identity((n_x, n_y, n_z))
         if geometry.shape != (n_x, n_y, n_z):
-            raise UserError(f"{name} has {n_x} x {n_y} x {n_z} voxels, the geometry {geometry.shape}: they do not belong together")
+            raise UserError(
+                f"{name} has {n_x} x {n_y} x {n_z} voxels, the geometry {geometry.shape}: they do not belong together"
+            )
         step = content.get("slice_step", (0.0, 0.0, 0.0))
         return cls(coeff, geometry, tuple(step), content.get("basis", ""), content.get("info", {}))

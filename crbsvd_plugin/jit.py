@@ -22,8 +22,8 @@ prange = numba.prange
 @cache
 def cache_folder() -> Path | None:
     """Return the folder for compiled code, or None when none can be written."""
-    base = os.environ.get("CRBSVD_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(base) / "crbsvd-plugin" / "numba"
+    base = os.environ.get("CRBSVD_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "crbsvd-plugin" / "numba"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -192,7 +192,11 @@ def gathered(results: list[Reconstruction], basis: Basis, config: Config) -> Coe
         at = others.index(_without_slice(result.key)), slices.index(result.key.get("slice", 0))
         coeff[at], place[at[1]] = result.coeff, result.geometry
     if len(results) < coeff.shape[0] * coeff.shape[1]:
-        logger.warning("%d of %d images have no readouts and stay empty", coeff.shape[0] * coeff.shape[1] - len(results), len(results))
+        logger.warning(
+            "%d of %d images have no readouts and stay empty",
+            coeff.shape[0] * coeff.shape[1] - len(results),
+            len(results),
+        )
     step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
     info = {
         "backend": config.backend, "lam": config.lam, "iterations": config.iterations,
@@ -240,5 +244,5 @@ def _sigma(group: Group, basis: Basis) -> float:
     return float(np.sqrt(basis.n_frames * np.prod(group.shape) / n_samples))
 
 
-def _silent(stage: str, done: int, total: int) -> None:  # noqa: ARG001
+def _silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""

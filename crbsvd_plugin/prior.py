@@ -34,6 +34,16 @@ class Grid:
     n: int
     spacing: Literal["linear", "log"] = "linear"
 
+    def shifted(self) -> Grid:
+        """Return the grid half a step further up; one of a single value as it is."""
+        if self.n == 1:
+            return self
+        if self.spacing == "log":
+            ratio = (self.high / self.low) ** (0.5 / self.n)
+            return replace(self, low=self.low * ratio, high=self.high * ratio)
+        step = (self.high - self.low) * (0.5 / self.n)
+        return replace(self, low=self.low + step, high=self.high + step)
+
     @property
     def values(self) -> NDArray[np.float64]:
         """The n values, increasing."""
@@ -72,7 +82,9 @@ class Tissue:
         names = [parameter.name for parameter in parameters]
         missing = [name for name in names if name not in self.grids]
         if missing:
-            raise UserError(f"prior {self.label!r} has no values of {missing[0]}, which the model needs; has {list(self.grids)}")
+            raise UserError(
+                f"prior {self.label!r} has no values of {missing[0]}, which the model needs; has {list(self.grids)}"
+            )
         unused = [name for name, grid in self.grids.items() if name not in names and grid.n > 1]
         if unused:
             raise UserError(f"prior {self.label!r} varies {unused[0]}, which the model does not have; it has {names}")
@@ -141,6 +153,14 @@ class Prior:
             }
             kept = np.prod([grids[name].n / tissue.grids[name].n for name in grids])
             tissues.append(replace(tissue, grids=grids, weight=float(tissue.weight / kept)))
+        return replace(self, tissues=tuple(tissues))
+
+    def shifted(self) -> Prior:
+        """Return the prior with its points half a step further up: off the grid, and within its ranges."""
+        tissues = (
+            replace(tissue, grids={name: grid.shifted() for name, grid in tissue.grids.items()})
+            for tissue in self.tissues
+        )
         return replace(self, tissues=tuple(tissues))
 
 

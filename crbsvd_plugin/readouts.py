@@ -167,7 +167,9 @@ def collect(
             key = tuple(getattr(item.idx, name) for name in roles.groups)
             imaging.setdefault(key, []).append(item)
     if not imaging:
-        raise UserError(f"raw data hold no imaging readouts ({len(noise)} noise readouts), expected some to reconstruct")
+        raise UserError(
+            f"raw data hold no imaging readouts ({len(noise)} noise readouts), expected some to reconstruct"
+        )
     readouts = [item for group in imaging.values() for item in group]
     _check_frames(header, readouts, roles.frame, n_frames)
     _check_roles(readouts, roles)
@@ -181,7 +183,9 @@ def collect(
         scan.groups.append(_stacked(header, imaging[key], named, roles.frame, traj_units))
     coils = {len(group.ksp) for group in scan.groups} | ({len(scan.noise)} if scan.noise is not None else set())
     if len(coils) > 1:
-        raise UserError(f"readouts have {sorted(coils)} coils, noise scan included, expected the same number everywhere")
+        raise UserError(
+            f"readouts have {sorted(coils)} coils, noise scan included, expected the same number everywhere"
+        )
     return scan
 
 
@@ -250,6 +254,6 @@ def _check_finite(ksp: NDArray[Any]) -> None:
     if not finite.all():
         coil, readout, sample = np.argwhere(~finite)[0]
         raise UserError(
-            f"raw data hold {finite.size - np.count_nonzero(finite)} non-finite samples, the first in readout {readout}, "
-            f"coil {coil}, sample {sample}: leave those readouts out"
+            f"raw data hold {finite.size - np.count_nonzero(finite)} non-finite samples, the first in "
+            f"readout {readout}, coil {coil}, sample {sample}: leave those readouts out"
         )

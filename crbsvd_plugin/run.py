@@ -66,7 +66,9 @@ def maps(raw: str, config: Config, output: str, *, force: bool, report: Report) 
     return _write(images, volumes, output, source=raw, force=force)
 
 
-def fit(coeff: str, name: str, output: str, *, like: str | None, mask_level: float, force: bool, report: Report) -> list[Path]:
+def fit(
+    coeff: str, name: str, output: str, *, like: str | None, mask_level: float, force: bool, report: Report
+) -> list[Path]:
     """Fit maps to coefficient images and write them.
 
     Raises
@@ -78,13 +80,16 @@ def fit(coeff: str, name: str, output: str, *, like: str | None, mask_level: flo
     images = CoefficientImages.load(coeff, like=None if like is None else _geometry(like))
     full = Basis.load(name)
     if images.rank > full.rank:
-        raise UserError(f"{coeff} has {images.rank} coefficients, the basis {name} {full.rank}: they do not belong together")
+        raise UserError(
+            f"{coeff} has {images.rank} coefficients, the basis {name} {full.rank}: they do not belong together"
+        )
     basis, dictionary = pipeline.load(name, rank=images.rank, with_dictionary=True)
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
     volumes = [
-        pipeline.fit(images.volume(i), dictionary, mask_level=mask_level, report=report) for i in range(len(images.coeff))
+        pipeline.fit(images.volume(i), dictionary, mask_level=mask_level, report=report)
+        for i in range(len(images.coeff))
     ]
     return _write(images, volumes, output, source=coeff, force=force)
 
@@ -106,7 +111,8 @@ def _joined(present: list[Maps], slices: list[Maps | None]) -> Maps:
     if len(slices) == 1:
         return present[0]
     like = present[0]
-    empty = Maps(like.parameters, *(np.zeros_like(a) for a in (like.theta, like.m0, like.edge, like.mask)))
+    zeros = np.zeros_like
+    empty = Maps(like.parameters, zeros(like.theta), zeros(like.m0), zeros(like.edge), zeros(like.mask))
     whole = [empty if one is None else one for one in slices]
     return Maps(
         like.parameters,

@@ -83,7 +83,7 @@ def simulate(
     snr: float | None = 50.0,
     seed: int = 0,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Path]:
     """Scan the brain phantom with a signal model: `acquire`, then `write`.
 
@@ -105,7 +105,7 @@ def acquire(
     fov: float = 240.0,
     n_coils: int = 8,
     n_shots: int = 3,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Scan:
     """Compute the noise-free data of a golden-angle radial scan of the brain phantom.
 

@@ -58,10 +58,10 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
         if not sign:
             raise UserError(f"--set {setting!r} has no '=', expected key=value")
         content[key.strip()] = _literal(value.strip())
-    defaults = _PRIORS.get(str(content.get("name")), {})
-    chosen = {key: _preset(content.pop(key, defaults.get(key)), key) for key in ("prior", "fit_prior")}
+    named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
     model = models.build({key: _plain(value, key) for key, value in content.items()})
-    return Spec(model, chosen["prior"], chosen["fit_prior"])
+    chosen = _PRIORS.get(content["name"], {}) | named
+    return Spec(model, _preset(chosen.get("prior"), "prior"), _preset(chosen.get("fit_prior"), "fit_prior"))
 
 
 def quantity(text: str) -> float:
@@ -82,7 +82,9 @@ def quantity(text: str) -> float:
     try:
         return float(number) * _UNITS[unit]
     except (KeyError, ValueError):
-        raise UserError(f"{text!r} is not a quantity, expected a number and one of {', '.join(_UNITS)}, as in '5 ms'") from None
+        raise UserError(
+            f"{text!r} is not a quantity, expected a number and one of {', '.join(_UNITS)}, as in '5 ms'"
+        ) from None
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -96,6 +98,8 @@ def _read(text: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"SPEC {text} does not exist; check the path") from None
+    except OSError as error:
+        raise UserError(f"SPEC {text} cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"SPEC {text} is not valid TOML ({error})") from None
 
@@ -122,5 +126,7 @@ def _plain(value: Any, key: str) -> Any:
 def _preset(name: object, key: str) -> Prior:
     if not isinstance(name, str) or name not in PRESETS:
         known: Mapping[str, Prior] = PRESETS
-        raise UserError(f"{key} {name!r} is unknown, expected one of: {', '.join(known)}{models.nearest(str(name), known)}")
+        raise UserError(
+            f"{key} {name!r} is unknown, expected one of: {', '.join(known)}{models.nearest(str(name), known)}"
+        )
     return PRESETS[name]

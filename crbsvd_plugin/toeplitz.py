@@ -116,8 +116,8 @@ def multiplier(
     real = np.isrealobj(phi)
     rows: list[NDArray[Any]] = []
     for k in range(rank):
-        for l in range(k, rank):
-            strength = (phi[frame, k].conj() * phi[frame, l])[:, None] * weights
+        for other in range(k, rank):
+            strength = (phi[frame, k].conj() * phi[frame, other])[:, None] * weights
             lags = psf(strength)
             for axis in axes:
                 lags[(slice(None),) * axis + (0,)] = 0
@@ -162,11 +162,11 @@ def _mix(image, multiplier, first):  # type: ignore[no-untyped-def]
         out_im[:] = 0
         pair = 0
         for k in range(rank):
-            for l in range(k, rank):
+            for other in range(k, rank):
                 values = multiplier[pair, first + row]
-                _add_product(values, 1, re[l], im[l], out_re[k], out_im[k])
-                if l > k:
-                    _add_product(values, -1, re[k], im[k], out_re[l], out_im[l])
+                _add_product(values, 1, re[other], im[other], out_re[k], out_im[k])
+                if other > k:
+                    _add_product(values, -1, re[k], im[k], out_re[other], out_im[other])
                 pair += 1
         for k in range(rank):
             for i in range(n):

@@ -1,27 +1,28 @@
-"""crbsvd basis"""
+"""Verb `basis`."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import click
 
 from . import common
-
-_TRAINING = "20000"
-_ASSESSED = 1000
 
 
 @click.command(short_help="Make a basis, and the dictionary to match with.")
 @click.argument("spec")
 @click.option("-o", "--output", required=True, help="Name of the basis: NAME.cfl, NAME.hdr, NAME.json, NAME.h5.")
 @click.option("--rank", type=int, default=5, show_default=True, help="Number of coefficients K.")
-@click.option("--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD.")
-@click.option("--weighting", type=click.Choice(["svd", "loss"]), default="svd", show_default=True, help="Eq. 12 or Eq. 5.")
+@click.option(
+    "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
+)
+@click.option("--weighting", type=click.Choice(["svd", "loss"]), default="svd", show_default=True, help="Eq. 12 or 5.")
 @click.option("--fisher", type=click.Choice(["real", "complex"]), default="real", show_default=True)
 @click.option("--conjugate", is_flag=True, help="Count the conjugate of every fingerprint too: a real basis.")
-@click.option("--train", default=_TRAINING, show_default=True, help="Fingerprints of the basis: grid (all) or about N.")
+@click.option("--train", default="20000", show_default=True, help="Fingerprints of the basis: grid (all) or about N.")
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
-@click.option("--max-energy-loss", type=float, default=0.05, show_default=True, help="Warn above this share of energy lost.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC, e.g. te='4 ms'.")
+@click.option("--max-energy-loss", type=float, default=0.05, show_default=True, help="Warn above this loss.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
 @click.option("--dry-run", is_flag=True, help="Print memory and time, make nothing.")
 @common.force
 @common.verb
@@ -31,8 +32,8 @@ def command(
     output: str,
     rank: int,
     crb_weight: float,
-    weighting: str,
-    fisher: str,
+    weighting: Literal["svd", "loss"],
+    fisher: Literal["real", "complex"],
     conjugate: bool,
     train: str,
     atoms: str,

@@ -17,6 +17,9 @@ from ..errors import UserError
 F = TypeVar("F", bound=Callable[..., Any])
 
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
+mask_level = click.option(
+    "--mask-level", type=float, default=0.05, show_default=True, help="Fit no voxels below this share of the signal."
+)
 rank = click.option("--rank", type=int, help="Number of coefficients K.")
 
 
@@ -42,10 +45,10 @@ def reading_options(function: F) -> F:
             click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
             click.option("--shots", help="Counters to sum over, with commas; the usual ones if not given."),
             click.option("--groups", help="Counters of separate images, with commas; the usual ones if not given."),
-            click.option("--traj-units", default="cycles/fov", show_default=True, help="cycles/fov, cycles/pixel, rad/pixel."),
+            click.option("--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."),
             click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
             click.option("--lam", type=float, default=0.0, show_default=True, help="Weight of the l2 penalty."),
-            click.option("--iterations", type=int, default=30, show_default=True, help="Conjugate gradient iterations."),
+            click.option("--iterations", type=int, default=30, show_default=True, help="Of conjugate gradients."),
         ]
     ):
         function = option(function)

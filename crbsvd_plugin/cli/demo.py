@@ -1,4 +1,4 @@
-"""crbsvd demo"""
+"""Verb `demo`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""crbsvd fit"""
+"""Verb `fit`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import common
 @click.argument("name")
 @click.option("-o", "--output", required=True, help="Folder for the maps.")
 @click.option("--like", help="Raw data file that says where images without a sidecar lie.")
-@click.option("--mask-level", type=float, default=0.05, show_default=True, help="Fit no voxels below this share of the signal.")
+@common.mask_level
 @common.force
 @common.verb
 def command(*, coeff: str, name: str, output: str, like: str | None, mask_level: float, force: bool) -> None:

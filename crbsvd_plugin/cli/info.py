@@ -1,4 +1,4 @@
-"""crbsvd info"""
+"""Verb `info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""crbsvd maps"""
+"""Verb `maps`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import common
 @click.argument("raw")
 @click.argument("name")
 @click.option("-o", "--output", required=True, help="Folder for the maps.")
-@click.option("--mask-level", type=float, default=0.05, show_default=True, help="Fit no voxels below this share of the signal.")
+@common.mask_level
 @common.reading_options
 @common.force
 @common.verb

@@ -1,4 +1,4 @@
-"""crbsvd recon"""
+"""Verb `recon`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""crbsvd simulate"""
+"""Verb `simulate`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from . import common
 @click.option("--fov", type=float, default=240.0, show_default=True, help="Field of view [mm].")
 @click.option("--coils", "n_coils", type=int, default=8, show_default=True, help="Receive coils.")
 @click.option("--shots", "n_shots", type=int, default=3, show_default=True, help="Repetitions of the train.")
-@click.option("--snr", default="50", show_default=True, help="M0 / noise of a coefficient, or none for no noise.")
+@click.option("--snr", default="50", show_default=True, help="M0 / noise of a coefficient, or none.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC, e.g. te='4 ms'.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
 @common.force
 @common.verb
 def command(
@@ -39,7 +39,8 @@ def command(
     model = resolve(spec, settings).model
     with common.stages() as report:
         written = simulate.simulate(
-            model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, snr=common.number_or_none(snr, "--snr"),
-            seed=seed, force=force, progress=lambda done, total: report("k-space", done, total),
+            model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots,
+            snr=common.number_or_none(snr, "--snr"), seed=seed, force=force,
+            progress=lambda done, total: report("k-space", done, total),
         )  # fmt: skip
     click.echo("\n".join(str(path) for path in written.values()))

@@ -6,7 +6,10 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
+import numpy as np
 
 from ..errors import UserError
 from ..model import SignalModel
@@ -30,7 +33,7 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
     Raises
     ------
     UserError
-        An unknown name or setting (the nearest one is named), or a value out of range.
+        An unknown name or setting (the nearest one is named), or a value of a wrong type or out of range.
 
     Examples
     --------
@@ -39,16 +42,33 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
     """
     settings = dict(spec)
     name = settings.pop("name", None)
-    if name not in _MODELS:
-        raise UserError(f"model {name!r} is unknown, expected one of: {', '.join(_MODELS)}{nearest(str(name), _MODELS)}")
+    if not isinstance(name, str) or name not in _MODELS:
+        raise UserError(
+            f"model {name!r} is unknown, expected one of: {', '.join(_MODELS)}{nearest(str(name), _MODELS)}"
+        )
     module, cls = _MODELS[name]
     model = getattr(importlib.import_module(f".{module}", __name__), cls)
     known = inspect.signature(model).parameters
     for key in settings:
         if key not in known:
-            raise UserError(f"{name}: setting {key!r} is unknown, expected one of: {', '.join(known)}{nearest(key, known)}")
+            raise UserError(
+                f"{name}: setting {key!r} is unknown, expected one of: {', '.join(known)}{nearest(key, known)}"
+            )
+    types = get_type_hints(model.__init__)
+    for key, value in settings.items():
+        try:
+            settings[key] = msgspec.convert(_plain(value), types[key])
+        except msgspec.ValidationError as error:
+            raise UserError(f"{name}: {key} has a wrong type: {error}") from None
     built: SignalModel = model(**settings)
     return built
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's numbers and arrays as Python's, in lists too."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def nearest(word: str, known: Mapping[str, Any]) -> str:

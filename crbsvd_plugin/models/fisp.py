@@ -33,7 +33,9 @@ def jiang_train() -> NDArray[np.float64]:
     """
     lobe = np.sin(np.pi * np.arange(1, 201) / 200)
     peaks, gaps = (35, 43, 70, 45, 27), (10, 10, 9, 11, 0)
-    return np.deg2rad(np.concatenate([np.append(5 + (p - 5) * lobe, np.zeros(n)) for p, n in zip(peaks, gaps, strict=True)]))
+    return np.deg2rad(
+        np.concatenate([np.append(5 + (p - 5) * lobe, np.zeros(n)) for p, n in zip(peaks, gaps, strict=True)])
+    )
 
 
 class MrfFisp:
@@ -92,7 +94,11 @@ class MrfFisp:
         self.flip_angles = jiang_train() if flip_angles is None else np.array(flip_angles, dtype=np.float64)
         n = self.n_frames
         self.phases = np.zeros(n) if phases is None else np.array(phases, dtype=np.float64)
-        self.tr = np.broadcast_to(np.array(tr, dtype=np.float64), (n,)) if np.ndim(tr) == 0 else np.array(tr, dtype=np.float64)
+        self.tr = (
+            np.broadcast_to(np.array(tr, dtype=np.float64), (n,))
+            if np.ndim(tr) == 0
+            else np.array(tr, dtype=np.float64)
+        )
         self.te, self.ti, self.recovery = te, ti, recovery
         self.inversion_efficiency = inversion_efficiency
         self.slice_positions, self.b1, self.accuracy = slice_positions, b1, accuracy

@@ -91,7 +91,7 @@ def selective_pulse(largest: float, n_positions: int, *, one_side: bool) -> Puls
         kept = positions > -1e-9
         positions = positions[kept]
         weights = np.where(positions > 1e-9, 2.0, 1.0)
-    angles = np.arange(int(np.ceil(largest / _NODE_STEP)) + 2) * _NODE_STEP
+    angles = np.arange(int(np.ceil(largest / _NODE_STEP)) + 2, dtype=np.float64) * _NODE_STEP
     nodes = rotations(angles, positions)
     small_tip = 2 * np.real(nodes[:, 0, 0].conj() * nodes[:, 0, 3])
     return PulseTable(_NODE_STEP, nodes, weights / (weights @ small_tip))

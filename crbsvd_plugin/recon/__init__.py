@@ -1,6 +1,6 @@
 """Coefficient images from k-space: one problem, several solvers.
 
-    minimise over c   1/2 sum w |A c - y|^2 + lam/2 ||c||^2
+minimise over c   1/2 sum w |A c - y|^2 + lam/2 ||c||^2
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def reconstruct(
     backend: Backend = "native",
     callback: Callable[[int, NDArray[Any]], object] | None = None,
 ) -> NDArray[Any]:
-    """Return coefficient images (K, *X), complex64.
+    """Return coefficient images (K, *X), complex64 (native: of the type of the operator).
 
     Parameters
     ----------
