@@ -20,8 +20,6 @@ Array = NDArray[Any]
 TISSUES = np.array([[0.8, 0.05, 1.0], [1.35, 0.095, 0.9], [4.0, 2.0, 1.1], [0.38, 0.1, 1.2]])
 TISSUES.flags.writeable = False
 
-MODULATIONS = True
-"""Whether the modulation of Mz that a train leaves along the voxel survives the recovery, as in the Bloch equations."""
 
 # n pulses, kind of RF phases, TI, efficiency, recovery
 CASES = {
@@ -48,7 +46,7 @@ def make_train(case: str) -> Train:
         "alternating": np.pi * (count % 2),
         "quadratic": np.deg2rad(117) * count * (count + 1) / 2 + rng.uniform(-np.pi, np.pi, n),
     }[kind]
-    return Train(flips, phases, rng.uniform(0.008, 0.014, n), 0.005, ti, efficiency, recovery, MODULATIONS)
+    return Train(flips, phases, rng.uniform(0.008, 0.014, n), 0.005, ti, efficiency, recovery)
 
 
 def model_of(train: Train, **settings: Any) -> Any:
@@ -133,7 +131,7 @@ def test_default_accuracy_on_the_full_train(untruncated: Array) -> None:
     """Two repetitions of 1040 pulses at the default against untruncated states and against isochromats."""
     model = models.build({"name": "mrf-fisp"})
     flips, phases, tr = (np.array(model.spec[key]) for key in ("flip_angles", "phases", "tr"))
-    reference = isochromats.signal(Train(flips, phases, tr, 0.005, 0.02, 1.0, 10.0, MODULATIONS), SPREAD)
+    reference = isochromats.signal(Train(flips, phases, tr, 0.005, 0.02, 1.0, 10.0), SPREAD)
     signal = model.signal(SPREAD)
     assert np.abs(signal - untruncated).max() < 1e-4
     assert np.abs(untruncated - reference).max() < 1e-10

@@ -40,11 +40,8 @@ class Train:
         The inversion takes Mz to -efficiency Mz, and no transverse magnetisation survives it.
     recovery : float or None
         None: thermal equilibrium before the train. A number: the train is played twice, `recovery` seconds
-        apart, transverse magnetisation being spoiled in between, and the second time is recorded.
-    modulations : bool
-        The modulation of Mz along the voxel that a train leaves behind survives the recovery and the next
-        inversion, as the Bloch equations have it. False: it is averaged away during the recovery, as by strong
-        diffusion.
+        apart, transverse magnetisation being spoiled in between, and the second time is recorded. What
+        modulation of Mz the first leaves along the voxel survives, as the Bloch equations have it.
     """
 
     flip_angles: Array
@@ -54,7 +51,6 @@ class Train:
     ti: float | None
     efficiency: float
     recovery: float | None
-    modulations: bool = True
 
 
 def hard_pulses(train: Train, b1: Array) -> Array:
@@ -174,8 +170,6 @@ def signal(
     for _repetition in range(1 if train.recovery is None else 2):
         if _repetition:
             m[..., :2, :] = 0
-            if not train.modulations:
-                m[..., 2, :] = m[..., 2, :].mean(axis=-1, keepdims=True)
             relax(m, float(train.recovery or 0.0))
         if train.ti is not None:
             m[..., :2, :] = 0
