@@ -88,8 +88,10 @@ class Basis:
         """
         if not 1 <= rank <= self.rank:
             raise UserError(f"rank is {rank}, but the basis has {self.rank} columns: expected 1 to {self.rank}")
+        if rank == self.rank:
+            return self
         # losses were computed for the full rank and are not those of fewer columns
-        info = {key: value for key, value in self.info.items() if key != "losses"}
+        info = {key: value for key, value in self.info.items() if key not in ("losses", "held_out")}
         return replace(self, phi=self.phi[:, :rank], info=info)
 
     def model(self) -> SignalModel:

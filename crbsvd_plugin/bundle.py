@@ -125,10 +125,12 @@ class Plan:
     def finish(self, accumulator: BasisAccumulator, *, report: Report) -> Basis:
         """Make the basis of an accumulator and its dictionary, write them, and return the basis."""
         basis = self._basis(accumulator)
+        logger.info("basis from %s fingerprints in the prior %s", accumulator.n_atoms, self.training.name)
         dictionary = None
         if self.atoms is not None:
             counted = _Counted(report, "dictionary", self.atoms.size(self.model.parameters))
             dictionary = compress(self.model, self.atoms, basis, progress=counted)
+            logger.info("dictionary of %d atoms in the prior %s", len(dictionary.theta), self.atoms.name)
         save(self.name, basis, dictionary, force=self.force)
         return basis
 
@@ -183,12 +185,16 @@ def save(name: str | Path, basis: Basis, dictionary: Dictionary | None, *, force
     UserError
         A file exists already, or cannot be written.
     """
-    names = members(name, with_dictionary=dictionary is not None)
-    with files.product(files.with_suffix(name, ".json"), names, force=force) as product:
+    names, sidecar = members(name, with_dictionary=dictionary is not None), files.with_suffix(name, ".json")
+    replaced = files.read_json(sidecar, "output").get("files", {}) if force and sidecar.is_file() else {}
+    with files.product(sidecar, names, force=force) as product:
         basis.write(product, name)
         if dictionary is not None:
             dictionary.write(product.path(names[-1]))
         product.commit(basis.sidecar())
+    # left behind, an earlier dictionary would belong to nothing, and no later --force would replace it
+    for member in (set(members(name, with_dictionary=True)) & replaced.keys()) - set(names):
+        (sidecar.parent / member).unlink(missing_ok=True)
 
 
 def members(name: str | Path, *, with_dictionary: bool) -> list[str]:

@@ -22,8 +22,9 @@ from .recon.cg import conjugate_gradients
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CALIBRATION = 24
-_MAP_SIZE = 64
+# by the number of image axes: a volume has so many more points that 24 and 64 would take minutes
+_CALIBRATION = {2: 24, 3: 16}
+_MAP_SIZE = {2: 64, 3: 32}
 _ITERATIONS = 10
 _KERNEL = 6
 _SINGULAR = 1e-10  # rounding of single precision leaves 1e-14 of an eigenvalue that is zero
@@ -88,9 +89,9 @@ def estimate_sensitivities(
     silent = np.flatnonzero(~np.any(ksp, axis=(1, 2)))
     if len(silent):
         raise UserError(f"coil {silent[0]} holds only zeros ({len(silent)} of {len(ksp)} coils); leave it out")
-    small = tuple(min(_CALIBRATION, n) for n in shape)
+    small = tuple(min(_CALIBRATION[len(shape)], n) for n in shape)
     images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=small, weights=weights)
-    maps = _espirit(images, tuple(min(_MAP_SIZE, n) for n in shape))
+    maps = _espirit(images, tuple(min(_MAP_SIZE[len(shape)], n) for n in shape))
     full = _resized(maps, shape)
     return (full / np.linalg.norm(full, axis=0)).astype(np.complex64)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -30,7 +31,10 @@ _UNWRITABLE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than allowed there",
     errno.EACCES: "writing there is not permitted",
+    errno.EPERM: "writing there is not permitted",
     errno.EROFS: "the file system is read-only",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOTDIR: "a folder of that path is a file",
 }
 
 
@@ -74,6 +78,8 @@ def verify(sidecar: Path, content: dict[str, Any], what: str) -> None:
     UserError
         A file is missing or was changed after the sidecar was written.
     """
+    if not isinstance(content.get("files", {}), dict):
+        raise UserError(f"{what}: {sidecar} has no list of its files; make it again")
     for name, digest in content.get("files", {}).items():
         path = sidecar.parent / name
         if Path(name).name != name:
@@ -97,7 +103,7 @@ class Product:
 
     def path(self, name: str) -> Path:
         """Return the temporary path of the file that will be called `name`."""
-        if Path(name).name != name or name == self._sidecar.name:
+        if Path(name).name != name or name in ("", "..", self._sidecar.name):
             raise ValueError(f"{name!r} is not the plain name of a member file")
         if name not in self._names:
             self._names.append(name)
@@ -166,17 +172,21 @@ def single(path: Path, *, force: bool = False) -> Iterator[Path]:
 def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
     """Refuse names that are taken (with `force`: by files that are not of this product)."""
     _sweep(sidecar)
-    present = [path for path in (sidecar.parent / name for name in [*names, sidecar.name]) if path.exists()]
+    try:
+        present = [path for path in (sidecar.parent / name for name in [*names, sidecar.name]) if path.exists()]
+    except OSError as error:
+        raise _refused(sidecar, error) from None
     if not present:
         return
     if not force:
         raise UserError(f"{present[0]} exists already: choose another name, or say --force to replace it")
-    own = set(read_json(sidecar, "output").get("files", {})) | {sidecar.name} if sidecar.is_file() else set()
+    members = read_json(sidecar, "output").get("files") if sidecar.is_file() else None
+    # a JSON file without a list of members is somebody else's
+    own = {*members, sidecar.name} if isinstance(members, dict) else set()
     foreign = [path for path in present if path.name not in own]
     if foreign:
-        raise UserError(
-            f"{foreign[0]} exists and is not part of {sidecar}: --force does not replace it; remove it yourself"
-        )
+        owner = f"part of {sidecar}" if foreign[0] != sidecar else "one of ours"
+        raise UserError(f"{foreign[0]} exists and is not {owner}: --force does not replace it; remove it yourself")
 
 
 @contextmanager
@@ -190,16 +200,23 @@ def _staging_folder(sidecar: Path) -> Iterator[Path]:
         try:
             yield staging
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+            try:
+                _finish(staging, sidecar)
+            finally:
+                if lock is not None:
+                    os.close(lock)
+    except FileExistsError:
+        raise UserError(f"{folder} is a file, expected a folder; choose another name") from None
     except OSError as error:
-        reason = unwritable(error)
-        if reason is None:
-            raise
-        raise UserError(
-            f"cannot write {sidecar.parent / sidecar.stem}: {reason}; free some or choose another place"
-        ) from error
+        raise _refused(sidecar, error) from None
+
+
+def _refused(sidecar: Path, error: OSError) -> Exception:
+    """Return what to raise: a message if it is about the place, else the error itself."""
+    reason = unwritable(error)
+    if reason is None:
+        return error
+    return UserError(f"cannot write {sidecar.parent / sidecar.stem}: {reason}; free some or choose another place")
 
 
 def unwritable(error: OSError) -> str | None:
@@ -213,7 +230,10 @@ def unwritable(error: OSError) -> str | None:
 
 def _lock(folder: Path) -> int | None:
     """Lock a folder for as long as this process lives; None if another one holds it."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None  # another user's, or gone in the meantime
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -228,13 +248,21 @@ def _move_all(staging: Path, sidecar: Path) -> None:
         os.replace(staging / name, sidecar.parent / name)
 
 
+def _finish(staging: Path, sidecar: Path) -> None:
+    """Finish a commit that has begun; without one, there is nothing to keep."""
+    if (staging / sidecar.name).is_file():
+        _move_all(staging, sidecar)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
 def _sweep(sidecar: Path) -> None:
     """Finish or remove what killed runs left behind for this product."""
-    for staging in sidecar.parent.glob(f".{sidecar.name}{_MARK}*"):
+    # the name may hold what means something else in a pattern
+    for staging in sidecar.parent.glob(f"{glob.escape(f'.{sidecar.name}{_MARK}')}*"):
         lock = _lock(staging)
         if lock is None:
             continue
-        if (staging / sidecar.name).is_file():
-            _move_all(staging, sidecar)
-        shutil.rmtree(staging, ignore_errors=True)
-        os.close(lock)
+        try:
+            _finish(staging, sidecar)
+        finally:
+            os.close(lock)

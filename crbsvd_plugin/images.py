@@ -140,11 +140,9 @@ class CoefficientImages:
         coeff = np.swapaxes(array.T.reshape(n_slices, n_repetitions, rank, n_z, n_y, n_x), 0, 1)
         if n_z == 1:
             coeff = coeff[:, :, :, 0]
-        geometry = Geometry.from_dict(content["geometry"]) if content else like
+        geometry = Geometry.from_dict(content.get("geometry", {})) if content else like
         if geometry is None:
-            logger.warning(
-                "%s has no sidecar: its place in the patient is unknown (name the raw file: --like)", name
-            )
+            logger.warning("%s has no sidecar: its place in the patient is unknown (name the raw file: --like)", name)
             geometry = identity((n_x, n_y, n_z))
         if geometry.shape != (n_x, n_y, n_z):
             raise UserError(

@@ -22,6 +22,7 @@ from .fit.matching import match
 from .fit.result import Maps
 from .geometry import Geometry
 from .images import CoefficientImages
+from .mrd_header import noise_bandwidth
 from .readouts import Group, Roles, Scan, collect
 from .recon import Backend, reconstruct
 
@@ -132,11 +133,15 @@ def reconstruct_stream(
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
-    whiten = _whitening(scan)
+    whiten = _whitening(scan, noise_bandwidth(header) or 1.0)
     for group in scan.groups:
         ksp = group.ksp if whiten is None else _whitened(group.ksp, whiten)
         coeff = _coefficients(group, ksp, basis, config, report)
         sigma = 0.0 if whiten is None else _sigma(group, basis)
+        logger.info(
+            "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
+            group.key, *ksp.shape, np.prod(group.shape), sigma,
+        )  # fmt: skip
         maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
         yield Reconstruction(group.key, coeff, group.geometry, sigma, maps)
 
@@ -179,12 +184,14 @@ def gathered(results: list[Reconstruction], basis: Basis, config: Config) -> Coe
     Raises
     ------
     UserError
-        The groups differ in size.
+        The groups differ in size, or are several slabs.
     """
     shapes = {result.coeff.shape for result in results}
     if len(shapes) > 1:
         raise UserError(f"groups have images of {sorted(shapes)}, expected one size; reconstruct them one by one")
     slices = sorted({result.key.get("slice", 0) for result in results})
+    if len(slices) > 1 and results[0].coeff.ndim > 3:
+        raise UserError(f"raw data hold {len(slices)} volumes told apart by 'slice', expected one; split the file")
     others = sorted({_without_slice(result.key) for result in results})
     coeff = np.zeros((len(others), len(slices), *shapes.pop()), np.complex64)
     place = {}
@@ -195,7 +202,7 @@ def gathered(results: list[Reconstruction], basis: Basis, config: Config) -> Coe
         logger.warning(
             "%d of %d images have no readouts and stay empty",
             coeff.shape[0] * coeff.shape[1] - len(results),
-            len(results),
+            coeff.shape[0] * coeff.shape[1],
         )
     step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
     info = {
@@ -222,14 +229,15 @@ def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config,
     )  # fmt: skip
 
 
-def _whitening(scan: Scan) -> NDArray[Any] | None:
+def _whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
     if scan.noise is None:
         logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
         return None
     whiten = coils.whitening_matrix(scan.noise)
     if scan.noise_dwell > 0 and scan.dwell > 0:
-        # noise power goes with the bandwidth, the inverse of the sampling interval
-        whiten = whiten * np.sqrt(scan.dwell / scan.noise_dwell)
+        # noise power goes with the bandwidth, the inverse of the sampling interval; a receiver that passes a
+        # part of the band of the noise scan (0.793 is common) makes its noise look smaller than that of the data
+        whiten = whiten * np.sqrt(scan.dwell / scan.noise_dwell * bandwidth)
     return whiten
 
 

@@ -14,6 +14,8 @@ from .model import Batch, Parameter, SignalModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -35,13 +37,16 @@ class Grid:
     spacing: Literal["linear", "log"] = "linear"
 
     def shifted(self) -> Grid:
-        """Return the grid half a step further up; one of a single value as it is."""
+        """Return the grid 0.618 steps further up; one of a single value as it is.
+
+        That share, the golden ratio, is irrational: no grid of the same range has one of the points.
+        """
         if self.n == 1:
             return self
         if self.spacing == "log":
-            ratio = (self.high / self.low) ** (0.5 / self.n)
+            ratio = (self.high / self.low) ** (_GOLDEN / self.n)
             return replace(self, low=self.low * ratio, high=self.high * ratio)
-        step = (self.high - self.low) * (0.5 / self.n)
+        step = (self.high - self.low) * (_GOLDEN / self.n)
         return replace(self, low=self.low + step, high=self.high + step)
 
     @property
@@ -156,7 +161,7 @@ class Prior:
         return replace(self, tissues=tuple(tissues))
 
     def shifted(self) -> Prior:
-        """Return the prior with its points half a step further up: off the grid, and within its ranges."""
+        """Return the prior with its points moved off every grid of the same ranges, and still within them."""
         tissues = (
             replace(tissue, grids={name: grid.shifted() for name, grid in tissue.grids.items()})
             for tissue in self.tissues

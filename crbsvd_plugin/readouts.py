@@ -163,7 +163,7 @@ def collect(
     for item in items:
         if item.is_flag_set(_NOISE_FLAG):
             noise.append(item)
-        elif not any(item.is_flag_set(flag) for flag in _OTHER_FLAGS):
+        elif is_imaging(item):
             key = tuple(getattr(item.idx, name) for name in roles.groups)
             imaging.setdefault(key, []).append(item)
     if not imaging:
@@ -174,7 +174,7 @@ def collect(
     _check_frames(header, readouts, roles.frame, n_frames)
     _check_roles(readouts, roles)
     scan = Scan(
-        np.concatenate([item.data for item in noise], axis=1) if noise else None,
+        _noise_samples(noise),
         float(noise[0].sample_time_us) if noise else 0.0,
         float(readouts[0].sample_time_us),
     )
@@ -189,9 +189,22 @@ def collect(
     return scan
 
 
+def is_imaging(item: Acquisition) -> bool:
+    """Return whether a readout is part of an image; noise scans, navigators, dummies and the like are not."""
+    return not any(item.is_flag_set(flag) for flag in (_NOISE_FLAG, *_OTHER_FLAGS))
+
+
+def _noise_samples(noise: list[Acquisition]) -> NDArray[Any] | None:
+    coils = sorted({len(item.data) for item in noise})
+    if len(coils) > 1:
+        raise UserError(f"noise readouts have {coils} coils, expected the same number in all")
+    return np.concatenate([item.data for item in noise], axis=1) if noise else None
+
+
 def _check_frames(header: ismrmrdHeader, readouts: list[Acquisition], counter: str, n_frames: int) -> None:
     largest = max(getattr(item.idx, counter) for item in readouts)
-    told = limits(header, readouts[0].encoding_space_ref).get(counter)
+    # readouts say "encode" where the header says "encoding"
+    told = limits(header, readouts[0].encoding_space_ref).get(counter.replace("encode", "encoding"))
     n_data = max(largest, told[1] if told is not None else 0) + 1
     if n_data > n_frames or (told is not None and n_data != n_frames):
         raise UserError(
@@ -230,6 +243,11 @@ def _stacked(
     shapes = sorted({part.shape for part in ksp_parts})
     if len(shapes) > 1:
         raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
+    if min(shapes[0]) < 1:
+        raise UserError(f"readouts have {shapes[0]} coils and samples without those to discard, expected some")
+    axes = sorted({part.shape[1] for part in traj_parts})
+    if len(axes) > 1:
+        raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
     ksp = np.stack(ksp_parts, axis=1).astype(np.complex64, copy=False)
     _check_finite(ksp)
     n_dims = 3 if geometry.shape[2] > 1 else 2

@@ -17,6 +17,7 @@ from .maps import save_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .pipeline import Config, Reconstruction, Report
+from .readouts import is_imaging
 
 
 def config(**settings: Any) -> Config:
@@ -141,4 +142,8 @@ def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, sourc
 
 def _geometry(raw: str) -> Any:
     with open_raw(raw) as (header, items):
-        return geometry_of(header, next(items))
+        # the noise scan, which mostly comes first, lies nowhere
+        first = next((item for item in items if is_imaging(item)), None)
+        if first is None:
+            raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
+        return geometry_of(header, first)

@@ -20,7 +20,6 @@ force = click.option("--force", is_flag=True, help="Replace earlier output of th
 mask_level = click.option(
     "--mask-level", type=float, default=0.05, show_default=True, help="Fit no voxels below this share of the signal."
 )
-rank = click.option("--rank", type=int, help="Number of coefficients K.")
 
 
 def verb(function: F) -> Callable[..., Any]:
@@ -37,27 +36,35 @@ def verb(function: F) -> Callable[..., Any]:
     return wrapped
 
 
-def reading_options(function: F) -> F:
-    """Give a verb that reads raw data the options of the pipeline."""
-    for option in reversed(
-        [
-            rank,
-            click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
-            click.option("--shots", help="Counters to sum over, with commas; the usual ones if not given."),
-            click.option("--groups", help="Counters of separate images, with commas; the usual ones if not given."),
-            click.option("--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."),
-            click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
-            click.option("--lam", type=float, default=0.0, show_default=True, help="Weight of the l2 penalty."),
-            click.option("--iterations", type=int, default=30, show_default=True, help="Of conjugate gradients."),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
-def counters(text: str | None) -> tuple[str, ...] | None:
+def _names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     """Split names that are joined by commas; an empty text names none."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+_READING = {
+    "rank": click.option("--rank", type=int, help="Use only the first columns of the basis."),
+    "frame": click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
+    "shots": click.option("--shots", callback=_names, help="Counters to sum over, with commas; else the usual ones."),
+    "groups": click.option("--groups", callback=_names, help="Counters of separate images; else the usual ones."),
+    "traj_units": click.option(
+        "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
+    ),
+    "backend": click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
+    "lam": click.option("--lam", type=float, default=0.0, show_default=True, help="Weight of the l2 penalty."),
+    "iterations": click.option("--iterations", type=int, default=30, show_default=True, help="Of conjugate gradients."),
+}
+
+
+def reading_options(function: F) -> Callable[..., Any]:
+    """Give a verb that reads raw data the options of `pipeline.Config`, as one argument `settings`."""
+
+    @functools.wraps(function)
+    def wrapped(**options: Any) -> Any:
+        return function(settings={key: options.pop(key) for key in _READING}, **options)
+
+    for option in reversed(_READING.values()):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def number_or_none(text: str, option: str) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from . import common
@@ -21,23 +23,13 @@ def command(
     name: str,
     output: str,
     mask_level: float,
-    rank: int | None,
-    frame: str,
-    shots: str | None,
-    groups: str | None,
-    traj_units: str,
-    backend: str,
-    lam: float,
-    iterations: int,
+    settings: dict[str, Any],
     force: bool,
 ) -> None:
     """Reconstruct the raw data RAW (ISMRMRD .h5) in the basis NAME, and fit maps with its dictionary."""
     from .. import run
 
-    config = run.config(
-        basis=name, rank=rank, frame=frame, shots=common.counters(shots), groups=common.counters(groups),
-        traj_units=traj_units, backend=backend, lam=lam, iterations=iterations, mask_level=mask_level,
-    )  # fmt: skip
+    config = run.config(basis=name, mask_level=mask_level, **settings)
     with common.stages() as report:
         written = run.maps(raw, config, output, force=force, report=report)
     click.echo("\n".join(str(path) for path in written))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from . import common
@@ -19,23 +21,13 @@ def command(
     raw: str,
     name: str,
     output: str,
-    rank: int | None,
-    frame: str,
-    shots: str | None,
-    groups: str | None,
-    traj_units: str,
-    backend: str,
-    lam: float,
-    iterations: int,
+    settings: dict[str, Any],
     force: bool,
 ) -> None:
     """Reconstruct the coefficient images of the raw data RAW (ISMRMRD .h5) in the basis NAME."""
     from .. import run
 
-    config = run.config(
-        basis=name, rank=rank, frame=frame, shots=common.counters(shots), groups=common.counters(groups),
-        traj_units=traj_units, backend=backend, lam=lam, iterations=iterations, fit=False,
-    )  # fmt: skip
+    config = run.config(basis=name, fit=False, **settings)
     with common.stages() as report:
         images = run.recon(raw, config, output, force=force, report=report)
     click.echo(f"{output}: {images.rank} coefficients, {' x '.join(map(str, images.geometry.shape))} voxels")

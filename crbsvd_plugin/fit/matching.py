@@ -36,7 +36,8 @@ def match(
     dictionary : Dictionary
         Atoms compressed with the same basis.
     mask_level : float
-        Voxels whose ||c|| is below this share of its 99th percentile are not fitted; 0: all are.
+        Voxels whose ||c|| is below this share of its 99th percentile are not fitted; 0: all are
+        that are not zero. Voxels that are not finite are never fitted.
     progress : callable, optional
         Called with the number of voxels after each block.
 
@@ -49,8 +50,10 @@ def match(
         raise ValueError(f"coeff has {len(coeff)} coefficients, the dictionary {dictionary.rank}")
     shape = coeff.shape[1:]
     voxels = np.ascontiguousarray(coeff.reshape(len(coeff), -1).T, dtype=np.complex64)
-    size = np.linalg.norm(voxels, axis=1)
-    mask = (size > 0) & (size >= mask_level * np.percentile(size, 99))
+    finite = np.asarray(np.isfinite(voxels).all(axis=1))
+    size = np.linalg.norm(np.where(finite[:, None], voxels, 0), axis=1)
+    brightest = np.percentile(size[finite], 99) if finite.any() else 0.0
+    mask = (size > 0) & (size >= mask_level * brightest)
     chosen = np.flatnonzero(mask)
     best = np.zeros(len(chosen), np.intp)
     for start in range(0, len(chosen), _VOXELS):

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import UserError
 from ..model import Parameter
 from . import epg, slice_profile
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,8 +184,8 @@ class MrfFisp:
         rows = self._simulate(theta, tangents=len(self.parameters))
         return rows[:, 0], rows[:, 1:]
 
-    def _build(self) -> epg.Schedule:
-        schedule = epg.Schedule()
+    def _build(self) -> Schedule:
+        schedule = Schedule()
         if self.ti is not None:
             schedule.invert(self.inversion_efficiency).relax(self.ti)
         for angle, phase, tr in zip(self.flip_angles, self.phases, self.tr, strict=True):
@@ -207,7 +208,7 @@ class MrfFisp:
         return rows
 
     @property
-    def _periodic(self) -> epg.Schedule:
+    def _periodic(self) -> Schedule:
         """Two repetitions, transverse magnetisation crushed in between; only the second records."""
         rest = self._build().relax(self.recovery or 0.0).spoil()
         return rest.silenced() + self._build()
