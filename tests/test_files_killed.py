@@ -1,0 +1,132 @@
+"""Products when the process is killed at any step, and when the disk is full."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_files import NAMES, state, write
+
+from crbsvd_plugin import files
+from crbsvd_plugin.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from crbsvd_plugin import files
+folder, step = Path(sys.argv[1]), int(sys.argv[2])
+def point(*_):
+    global step
+    step -= 1
+    if step < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+rename = os.replace
+def replace(source, target):
+    point()
+    rename(source, target)
+os.replace = replace
+names = ["p_0.5.cfl", "p_0.5.hdr"]
+with files.product(folder / "p_0.5.json", names, force=True) as product:
+    point()
+    for name in names:
+        product.path(name).write_text(f"new {name}")
+        point()
+    product.commit({"text": "new"})
+    point()
+print("survived")
+"""
+# points: in the staging folder, two members, mark, two renames of members, rename of the mark, before the sweep
+N_POINTS = 8
+
+
+def child(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_after_a_kill_at_any_step_the_next_run_finishes_or_sweeps(tmp_path: Path, old: bool) -> None:
+    before = "old" if old else "nothing"
+    seen = []
+    for step in range(N_POINTS):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        if old:
+            write(folder, "old")
+        done = child(KILLED, folder, step)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert any(path.name.startswith(".p_0.5.json") for path in folder.iterdir())
+        # whatever is there: either it verifies, or it is told apart
+        if (folder / "p_0.5.json").exists():
+            content = files.read_json(folder / "p_0.5.json", "product")
+            try:
+                files.verify(folder / "p_0.5.json", content, "product")
+            except UserError as error:
+                assert "does not match" in str(error)  # noqa: PT017
+        files.check_free(folder / "other.json", [], force=False)  # that of another product touches nothing
+        assert any(path.name.startswith(".p_0.5.json") for path in folder.iterdir())
+        try:
+            files.check_free(folder / "p_0.5.json", NAMES, force=False)
+        except UserError as error:
+            assert "exists already" in str(error)  # noqa: PT017
+        seen.append(state(folder))
+    assert seen == [before] * 4 + ["new"] * 4
+    assert child(KILLED, tmp_path / "last", N_POINTS).stdout == "survived\n"
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from crbsvd_plugin import files
+from crbsvd_plugin.errors import UserError
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    with files.product(folder / "p_0.5.json", ["p_0.5.cfl", "p_0.5.hdr"], force=True) as product:
+        product.path("p_0.5.hdr").write_text("new p_0.5.hdr")
+        product.path("p_0.5.cfl").write_bytes(bytes(int(sys.argv[3])))
+        product.commit({"text": "x" * int(sys.argv[4])})
+except UserError as error:
+    print(error)
+"""
+
+
+def _full_disk_leaves(folder: Path, before: str, message: str, *arguments: int) -> None:
+    done = child(FULL, folder, *arguments)
+    assert done.returncode == 0
+    assert not done.stderr
+    assert done.stdout == f"cannot write {folder / 'p_0.5'}: {message}; free some or choose another place\n"
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("sizes", [(10_000, 1), (10, 10_000)], ids=["member", "sidecar"])
+def test_a_file_that_would_be_too_large_leaves_what_was_there(
+    tmp_path: Path, old: bool, sizes: tuple[int, int]
+) -> None:
+    if old:
+        write(tmp_path, "old")
+    _full_disk_leaves(
+        tmp_path, "old" if old else "nothing", "the file would be larger than allowed there", 5000, *sizes
+    )
+
+
+@pytest.mark.parametrize("sizes", [(200_000, 1), (10, 200_000)], ids=["member", "sidecar"])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        write(tmp_path, "old")
+        _full_disk_leaves(tmp_path, "old", "no space is left there", 0, *sizes)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,0 +1,77 @@
+"""One number of threads for everything, and the folder of compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numba  # noqa: TID251 - whether its own settings are left alone
+import pytest
+from threadpoolctl import threadpool_info
+
+from crbsvd_plugin import jit, threads
+from crbsvd_plugin.errors import UserError
+
+
+@pytest.fixture
+def folder_asked_anew() -> Iterator[None]:
+    jit.cache_folder.cache_clear()
+    yield
+    jit.cache_folder.cache_clear()
+
+
+def test_limit_holds_inside_and_ends() -> None:
+    before, numba_before = threads.count(), numba.get_num_threads()
+    assert before == threads.available()
+    with threads.limit(1):
+        assert threads.count() == 1
+        assert numba.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} <= {1}
+        with threads.limit(3):  # more than the machine may have: numba cannot go beyond its own
+            assert threads.count() == 3
+            assert numba.get_num_threads() == min(3, numba.config.NUMBA_NUM_THREADS)
+        with threads.limit(None):
+            assert threads.count() == 1
+        assert (threads.count(), numba.get_num_threads()) == (1, 1)
+    assert (threads.count(), numba.get_num_threads()) == (before, numba_before)
+
+
+def test_limit_ends_with_an_exception() -> None:
+    before = threads.count(), numba.get_num_threads()
+    with pytest.raises(KeyError), threads.limit(1):
+        raise KeyError
+    assert (threads.count(), numba.get_num_threads()) == before
+
+
+@pytest.mark.parametrize("n", [0, -2])
+def test_no_threads_are_refused(n: int) -> None:
+    with pytest.raises(UserError, match=f"--threads is {n}, expected at least 1"), threads.limit(n):
+        pass
+
+
+@pytest.mark.usefixtures("folder_asked_anew")
+def test_compiled_code_is_kept_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRBSVD_CACHE", str(tmp_path / "here"))
+    before = numba.config.CACHE_DIR
+
+    @jit.kernel()
+    def double(x):  # type: ignore[no-untyped-def]
+        return 2 * x
+
+    assert double(4) == 8
+    assert before == numba.config.CACHE_DIR
+    assert list((tmp_path / "here").rglob("*.nbi"))
+
+
+@pytest.mark.usefixtures("folder_asked_anew")
+def test_without_a_folder_it_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CRBSVD_CACHE", str(tmp_path / "file"))
+    assert jit.cache_folder() is None
+
+    @jit.kernel()
+    def halve(x):  # type: ignore[no-untyped-def]
+        return x / 2
+
+    assert halve(4) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
