@@ -12,7 +12,7 @@ import numpy as np
 
 from . import __version__, crb, files
 from .assess import assess
-from .basis import Basis, plain
+from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
 from .errors import UserError
 from .fold import BasisAccumulator, Weighting
@@ -173,7 +173,9 @@ def plan(request: Request, name: str, *, force: bool) -> Plan:
     if training is None:
         raise UserError("--train is none, expected grid or a number")
     atoms = _sized(spec.fit_prior, request.atoms, "--atoms", spec.model)
-    files.check_free(files.with_suffix(name, ".json"), members(name, with_dictionary=atoms is not None), force=force)
+    sidecar = files.with_suffix(name, ".json")
+    files.check_free(sidecar, members(name, with_dictionary=atoms is not None), force=force)
+    check_kind(sidecar, FORMAT)
     return Plan(request, spec.model, training, atoms, spec.prior.thinned(_ASSESSED, parameters).shifted(), name, force)
 
 
@@ -195,6 +197,21 @@ def save(name: str | Path, basis: Basis, dictionary: Dictionary | None, *, force
     # left behind, an earlier dictionary would belong to nothing, and no later --force would replace it
     for member in (set(members(name, with_dictionary=True)) & replaced.keys()) - set(names):
         (sidecar.parent / member).unlink(missing_ok=True)
+
+
+def check_kind(sidecar: Path, kind: str) -> None:
+    """Refuse to replace a product of ours that is something else.
+
+    Raises
+    ------
+    UserError
+        The sidecar is there, and of another format than `kind`.
+    """
+    found = files.read_json(sidecar, "output").get("format") if sidecar.is_file() else kind
+    if found != kind:
+        raise UserError(
+            f"{sidecar} has format {found!r}, not {kind!r}: --force does not replace it; choose another name"
+        )
 
 
 def members(name: str | Path, *, with_dictionary: bool) -> list[str]:

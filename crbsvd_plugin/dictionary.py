@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -72,6 +73,8 @@ class Dictionary:
             raise UserError(
                 f"rank is {rank}, but the dictionary has {self.rank} coefficients: expected 1 to {self.rank}"
             )
+        if rank == self.rank and basis.digest == self.digest:
+            return self  # not even rounding is to differ
         jac = None if self.jac is None else self.jac[..., :rank]
         coeff, norm = _normalised(self.coeff[:, :rank])
         return Dictionary(self.parameters, self.theta, coeff, self.norm * norm, self.edge, basis.digest, jac)
@@ -80,13 +83,16 @@ class Dictionary:
         """Write the dictionary as HDF5."""
         import h5py
 
-        with h5py.File(path, "w") as file:
+        # in memory first: on a full disk HDF5 prints tracebacks that nobody can catch, or crashes
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
             file.attrs["format"] = FORMAT
             file.attrs["basis"] = self.digest
             file.attrs["parameters"] = json.dumps([asdict(parameter) for parameter in self.parameters])
             for name in _DATASETS:
                 if getattr(self, name) is not None:
                     file[name] = getattr(self, name)
+        path.write_bytes(buffer.getbuffer())
 
     @classmethod
     def load(cls, name: str | Path, basis: Basis) -> Dictionary:

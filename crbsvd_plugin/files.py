@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,8 @@ def single(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
     """Refuse names that are taken (with `force`: by files that are not of this product)."""
-    _sweep(sidecar)
     try:
+        _sweep(sidecar)
         present = [path for path in (sidecar.parent / name for name in [*names, sidecar.name]) if path.exists()]
     except OSError as error:
         raise _refused(sidecar, error) from None
@@ -193,7 +193,9 @@ def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
 def _staging_folder(sidecar: Path) -> Iterator[Path]:
     folder = sidecar.parent
     staging: Path | None = None
+    fresh: list[Path] = []
     try:
+        fresh += [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{sidecar.name}{_MARK}", dir=folder))
         lock = _lock(staging)
@@ -205,6 +207,10 @@ def _staging_folder(sidecar: Path) -> Iterator[Path]:
             finally:
                 if lock is not None:
                     os.close(lock)
+                # of a failure nothing is left: the innermost folder first, as far as they are empty
+                with suppress(OSError):
+                    for one in fresh:
+                        one.rmdir()
     except FileExistsError:
         raise UserError(f"{folder} is a file, expected a folder; choose another name") from None
     except OSError as error:

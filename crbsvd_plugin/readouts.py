@@ -270,7 +270,8 @@ def _without(items: list[Acquisition]) -> int:
 def _check_finite(ksp: NDArray[Any]) -> None:
     finite = np.isfinite(ksp)
     if not finite.all():
-        coil, readout, sample = np.argwhere(~finite)[0]
+        # in the order of the readouts
+        readout, coil, sample = np.argwhere(~finite.swapaxes(0, 1))[0]
         raise UserError(
             f"raw data hold {finite.size - np.count_nonzero(finite)} non-finite samples, the first in "
             f"readout {readout}, coil {coil}, sample {sample}: leave those readouts out"

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import __version__, files, pipeline
+from . import __version__, bart, files, pipeline
 from .basis import Basis
+from .bundle import check_kind
 from .errors import UserError
 from .fit.result import Maps
-from .images import CoefficientImages
+from .images import FORMAT, CoefficientImages
 from .maps import save_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
@@ -43,7 +44,9 @@ def recon(raw: str, config: Config, output: str, *, force: bool, report: Report)
         The input does not fit, or the output exists already or cannot be written.
     """
     names = [f"{Path(output).name}{suffix}" for suffix in (".cfl", ".hdr")]
-    files.check_free(files.with_suffix(output, ".json"), names, force=force)
+    sidecar = files.with_suffix(output, ".json")
+    files.check_free(sidecar, names, force=force)
+    check_kind(sidecar, FORMAT)
     images, _ = _reconstructed(raw, config, report)
     images.save(output, force=force)
     return images
@@ -57,7 +60,7 @@ def maps(raw: str, config: Config, output: str, *, force: bool, report: Report) 
     UserError
         The input does not fit, or the output exists already or cannot be written.
     """
-    files.check_free(Path(output) / "maps.json", [], force=force)
+    _check_folders(output, force=force)
     images, results = _reconstructed(raw, config, report)
     by_place = {_place(result, images): result.maps for result in results}
     volumes = []
@@ -77,7 +80,7 @@ def fit(
     UserError
         Images and basis do not belong together, or the output exists already or cannot be written.
     """
-    files.check_free(Path(output) / "maps.json", [], force=force)
+    _check_folders(output, force=force)
     images = CoefficientImages.load(coeff, like=None if like is None else _geometry(like))
     full = Basis.load(name)
     if images.rank > full.rank:
@@ -95,7 +98,16 @@ def fit(
     return _write(images, volumes, output, source=coeff, force=force)
 
 
+def _check_folders(output: str, *, force: bool) -> None:
+    """Refuse maps that are there, of one volume or of several, before the work."""
+    files.check_free(Path(output) / "maps.json", [], force=force)
+    for folder in sorted(Path(output).glob("volume-*")):
+        files.check_free(folder / "maps.json", [], force=force)
+
+
 def _reconstructed(raw: str, config: Config, report: Report) -> tuple[CoefficientImages, list[Reconstruction]]:
+    if config.backend == "bart":
+        bart.find()  # before the data are read
     with open_raw(raw) as (header, items):
         results = list(pipeline.reconstruct_stream(header, items, config, report=report))
     basis, _ = pipeline.load(config.basis, rank=config.rank, with_dictionary=False)

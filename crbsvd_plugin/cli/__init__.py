@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import errno
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -32,9 +36,11 @@ class _Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            return None
+            close = difflib.get_close_matches(cmd_name, VERBS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise click.UsageError(f"no verb is called {cmd_name!r}, expected one of: {', '.join(VERBS)}{hint}", ctx)
         command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
         return command
 
@@ -55,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 2: something the user can mend, one line on stderr. 130: interrupted.
     1: a defect of ours, the traceback in a log file.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a file name need not be text, and a terminal need not have all of its letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result: Any = crbsvd.main(args=arguments, prog_name="crbsvd", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
@@ -64,18 +73,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.ClickException as error:
         hint = f"; see '{error.ctx.command_path} --help'" if isinstance(error, click.UsageError) and error.ctx else ""
-        return _say(error.format_message() + hint, 2)
+        return _say(error.format_message().rstrip(".") + hint, 2)
     except UserError as error:
         return _say(str(error), 2)
     except BrokenPipeError:
         # whoever read our output has gone: nothing is left to say, and no second error at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
+    except MemoryError as error:
+        return _say(
+            f"memory is not enough ({error or 'no more is told'}); take a smaller problem or a larger machine", 2
+        )
+    except OSError as error:
+        # what we write ourselves has been answered for as UserError: this is standard output, or a cache
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _defect(error)
+        _discard_output()
+        place = error.filename or "the output"
+        return _say(f"cannot write {place} ({error.strerror}); free some space or choose another place", 2)
     except Exception as error:  # noqa: BLE001 - the last resort, so that a user never sees a traceback
-        with tempfile.NamedTemporaryFile("w", prefix="crbsvd-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        return _say(f"internal error ({type(error).__name__}: {error}); please report it with {log.name}", 1)
+        return _defect(error)
     return result if isinstance(result, int) else 0
+
+
+def _discard_output() -> None:
+    """Send what waits in standard output nowhere: at the end Python would try, and complain, once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _defect(error: Exception) -> int:
+    """Keep the traceback of the exception that is being handled in a log file, and say so."""
+    where = "the command line"
+    # where there is no place for a log, the line must do
+    with (
+        contextlib.suppress(OSError),
+        tempfile.NamedTemporaryFile("w", prefix="crbsvd-", suffix=".log", delete=False) as log,
+    ):
+        traceback.print_exc(file=log)
+        log.flush()
+        where = log.name
+    return _say(f"internal error ({type(error).__name__}: {error}); please report it with {where}", 1)
 
 
 def _say(text: str, status: int) -> int:

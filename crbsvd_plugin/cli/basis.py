@@ -11,7 +11,13 @@ from . import common
 
 @click.command(short_help="Make a basis, and the dictionary to match with.")
 @click.argument("spec")
-@click.option("-o", "--output", required=True, help="Name of the basis: NAME.cfl, NAME.hdr, NAME.json, NAME.h5.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    callback=common.file_name,
+    help="Name of the basis: NAME.cfl, NAME.hdr, NAME.json, NAME.h5.",
+)
 @click.option("--rank", type=int, default=5, show_default=True, help="Number of coefficients K.")
 @click.option(
     "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
@@ -21,7 +27,14 @@ from . import common
 @click.option("--conjugate", is_flag=True, help="Count the conjugate of every fingerprint too: a real basis.")
 @click.option("--train", default="20000", show_default=True, help="Fingerprints of the basis: grid (all) or about N.")
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
-@click.option("--max-energy-loss", type=float, default=0.05, show_default=True, help="Warn above this loss.")
+@click.option(
+    "--max-energy-loss",
+    type=float,
+    callback=common.within(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Warn above this loss.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
 @click.option("--dry-run", is_flag=True, help="Print memory and time, make nothing.")
 @common.force

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,9 +18,52 @@ from ..errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def file_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what cannot name a file, with a suffix or without."""
+    if value is not None and not Path(value).name:
+        raise click.BadParameter("the name is empty", context, parameter)
+    if value is not None and value.endswith("/"):
+        raise click.BadParameter(f"{value!r} is a folder, expected the name of a file", context, parameter)
+    return value
+
+
+def raw_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what cannot name a raw data file: it is read from several places, so not from a pipe."""
+    name = file_name(context, parameter, value)
+    if name is not None and os.path.exists(name) and not (Path(name).is_file() or Path(name).is_dir()):  # noqa: PTH110
+        raise click.BadParameter(f"{name!r} is a pipe or a device, expected an MRD file (.h5)", context, parameter)
+    return name
+
+
+def folder_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse what cannot name a folder."""
+    if not value:
+        raise click.BadParameter("the name is empty; the folder you are in is '.'", context, parameter)
+    if os.path.exists(value) and not Path(value).is_dir():  # noqa: PTH110 - Path.exists raises for long names
+        raise click.BadParameter(f"{value} is a file, expected a folder; choose another name", context, parameter)
+    return value
+
+
+def within(low: float, high: float) -> Callable[[click.Context, click.Parameter, float], float]:
+    """Return a check for a number from `low` to `high`; unlike click's, it refuses NaN."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: float) -> float:
+        if not low <= value <= high:
+            raise click.BadParameter(f"{value:g} is out of range, expected {low:g} to {high:g}", context, parameter)
+        return value
+
+    return check
+
+
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
 mask_level = click.option(
-    "--mask-level", type=float, default=0.05, show_default=True, help="Fit no voxels below this share of the signal."
+    "--mask-level",
+    type=float,
+    callback=within(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Fit no voxels below this share of the signal.",
 )
 
 
@@ -50,8 +95,13 @@ _READING = {
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
     ),
     "backend": click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
-    "lam": click.option("--lam", type=float, default=0.0, show_default=True, help="Weight of the l2 penalty."),
-    "iterations": click.option("--iterations", type=int, default=30, show_default=True, help="Of conjugate gradients."),
+    # times an image, the largest lam is still a number in single precision
+    "lam": click.option(
+        "--lam", type=float, callback=within(0, 1e30), default=0.0, show_default=True, help="Weight of the l2 penalty."
+    ),
+    "iterations": click.option(
+        "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Of conjugate gradients."
+    ),
 }
 
 

@@ -8,9 +8,18 @@ from . import common
 
 
 @click.command(short_help="Go the whole way on a phantom, with the errors against the truth.")
-@click.argument("folder", default="crbsvd-demo")
-@click.option("--matrix", type=int, default=192, show_default=True, help="Voxels along either side.")
-@click.option("--snr", type=float, default=50.0, show_default=True, help="M0 / noise of a coefficient.")
+@click.argument("folder", callback=common.folder_name, default="crbsvd-demo")
+@click.option(
+    "--matrix", type=click.IntRange(8, 32767), default=192, show_default=True, help="Voxels along either side."
+)
+@click.option(
+    "--snr",
+    type=float,
+    callback=common.within(1e-3, 1e9),
+    default=50.0,
+    show_default=True,
+    help="M0 / noise of a coefficient.",
+)
 @common.force
 @common.verb
 def command(*, folder: str, matrix: int, snr: float, force: bool) -> None:

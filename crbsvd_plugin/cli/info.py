@@ -8,7 +8,7 @@ from . import common
 
 
 @click.command(short_help="Say what a basis is.")
-@click.argument("name")
+@click.argument("name", callback=common.file_name)
 @common.verb
 def command(*, name: str) -> None:
     """Print what the basis NAME is, what it was made from and what it loses."""
@@ -20,8 +20,9 @@ def command(*, name: str) -> None:
     kind = "complex" if basis.phi.dtype.kind == "c" else "real"
     click.echo(f"{name}: {kind} basis, {basis.n_frames} frames, {basis.rank} coefficients")
     click.echo(f"digest     {basis.digest}")
-    if not info:
-        click.echo("no sidecar: where it comes from is not known")
+    if not {"model", "prior", "n_atoms", "crb_weight", "weighting", "fisher"} <= info.keys():
+        # a bare BART file, or one that was made from Python
+        click.echo("where it comes from is not known: no sidecar tells it")
         return
     click.echo(f"sequence   {info['model']['name']}")
     click.echo(f"prior      {info['prior']['name']}, fingerprints per class: {info['n_atoms']}")

@@ -10,9 +10,15 @@ from . import common
 
 
 @click.command(short_help="Reconstruct coefficient images from raw data.")
-@click.argument("raw")
-@click.argument("name")
-@click.option("-o", "--output", required=True, help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.")
+@click.argument("raw", callback=common.raw_name)
+@click.argument("name", callback=common.file_name)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    callback=common.file_name,
+    help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.",
+)
 @common.reading_options
 @common.force
 @common.verb

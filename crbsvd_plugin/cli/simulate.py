@@ -9,13 +9,21 @@ from . import common
 
 @click.command(short_help="Write raw data of a digital phantom, and its true maps.")
 @click.argument("spec")
-@click.option("-o", "--output", required=True, help="Raw data file, ending in .h5; the true maps go beside it.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    callback=common.file_name,
+    help="Raw data file, ending in .h5; the true maps go beside it.",
+)
 @click.option("--matrix", type=int, default=192, show_default=True, help="Voxels along either side.")
-@click.option("--fov", type=float, default=240.0, show_default=True, help="Field of view [mm].")
+@click.option(
+    "--fov", type=float, callback=common.within(10, 1000), default=240.0, show_default=True, help="Field of view [mm]."
+)
 @click.option("--coils", "n_coils", type=int, default=8, show_default=True, help="Receive coils.")
 @click.option("--shots", "n_shots", type=int, default=3, show_default=True, help="Repetitions of the train.")
 @click.option("--snr", default="50", show_default=True, help="M0 / noise of a coefficient, or none.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
 @common.force
 @common.verb
