@@ -117,7 +117,7 @@ class Basis:
             A file exists already, or cannot be written.
         """
         sidecar = files.with_suffix(name, ".json")
-        with files.product(sidecar, self.members(name), force=force) as product:
+        with files.product(sidecar, self.members(name), kind=FORMAT, force=force) as product:
             self.write(product, name)
             product.commit(self.sidecar())
 
@@ -134,7 +134,6 @@ class Basis:
     def sidecar(self) -> dict[str, Any]:
         """Return what the sidecar says."""
         return {
-            "format": FORMAT,
             "n_frames": self.n_frames,
             "rank": self.rank,
             "digest": self.digest,

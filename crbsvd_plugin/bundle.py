@@ -173,9 +173,8 @@ def plan(request: Request, name: str, *, force: bool) -> Plan:
     if training is None:
         raise UserError("--train is none, expected grid or a number")
     atoms = _sized(spec.fit_prior, request.atoms, "--atoms", spec.model)
-    sidecar = files.with_suffix(name, ".json")
-    files.check_free(sidecar, members(name, with_dictionary=atoms is not None), force=force)
-    check_kind(sidecar, FORMAT)
+    names = members(name, with_dictionary=atoms is not None)
+    files.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
     return Plan(request, spec.model, training, atoms, spec.prior.thinned(_ASSESSED, parameters).shifted(), name, force)
 
 
@@ -188,30 +187,11 @@ def save(name: str | Path, basis: Basis, dictionary: Dictionary | None, *, force
         A file exists already, or cannot be written.
     """
     names, sidecar = members(name, with_dictionary=dictionary is not None), files.with_suffix(name, ".json")
-    replaced = files.read_json(sidecar, "output").get("files", {}) if force and sidecar.is_file() else {}
-    with files.product(sidecar, names, force=force) as product:
+    with files.product(sidecar, names, kind=FORMAT, force=force) as product:
         basis.write(product, name)
         if dictionary is not None:
             dictionary.write(product.path(names[-1]))
         product.commit(basis.sidecar())
-    # left behind, an earlier dictionary would belong to nothing, and no later --force would replace it
-    for member in (set(members(name, with_dictionary=True)) & replaced.keys()) - set(names):
-        (sidecar.parent / member).unlink(missing_ok=True)
-
-
-def check_kind(sidecar: Path, kind: str) -> None:
-    """Refuse to replace a product of ours that is something else.
-
-    Raises
-    ------
-    UserError
-        The sidecar is there, and of another format than `kind`.
-    """
-    found = files.read_json(sidecar, "output").get("format") if sidecar.is_file() else kind
-    if found != kind:
-        raise UserError(
-            f"{sidecar} has format {found!r}, not {kind!r}: --force does not replace it; choose another name"
-        )
 
 
 def members(name: str | Path, *, with_dictionary: bool) -> list[str]:

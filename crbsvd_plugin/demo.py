@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SPEC = "mrf-fisp"
+_FORMAT = "crbsvd-demo/1"
 _BASES = {"svd": 0.0, "crb": 0.3}
 _RANKS = (3, 5)
 _ATOMS = "40000"
@@ -85,7 +86,7 @@ def run(
     folder = Path(folder)
     start = time.perf_counter()
     sidecar = folder / "demo.json"
-    files.check_free(sidecar, ["errors.csv"], force=force)
+    files.check_free(sidecar, ["errors.csv"], kind=_FORMAT, force=force)
     _make_bases(folder, force=force, report=report, say=say)
     say(f"scanning a brain phantom, {matrix} x {matrix}, 8 coils, 3 shots, SNR {snr:g} and without noise")
     # exact signals for the phantom; the dictionary has the model's usual accuracy
@@ -103,12 +104,12 @@ def run(
                 pipeline_run.maps(str(folder / f"{data}.h5"), config, str(output), force=force, report=report)
                 say(f"maps in {output}")
                 rows += _errors(output, truth, data, name, rank)
-    with files.product(sidecar, ["errors.csv"], force=force) as product:
+    with files.product(sidecar, ["errors.csv"], kind=_FORMAT, force=force) as product:
         with product.path("errors.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(asdict(rows[0])))
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
-        product.commit({"kind": "demo", "matrix": matrix, "snr": snr, "phantom": scan.phantom.source})
+        product.commit({"matrix": matrix, "snr": snr, "phantom": scan.phantom.source})
     return table(rows, snr) + f"\ndone in {time.perf_counter() - start:.0f} s"
 
 

@@ -96,10 +96,12 @@ def verify(sidecar: Path, content: dict[str, Any], what: str) -> None:
 class Product:
     """The files of one product while they are being written."""
 
-    def __init__(self, staging: Path, sidecar: Path):
+    def __init__(self, staging: Path, sidecar: Path, kind: str):
         self._staging = staging
         self._sidecar = sidecar
+        self._kind = kind
         self._names: list[str] = []
+        self._former = _members(sidecar, kind) or {}
 
     def path(self, name: str) -> Path:
         """Return the temporary path of the file that will be called `name`."""
@@ -110,16 +112,24 @@ class Product:
         return self._staging / name
 
     def commit(self, content: dict[str, Any]) -> None:
-        """Write the sidecar, with the hashes of all members, and rename everything."""
+        """Write the sidecar, with its kind and the hashes of all members, and rename everything.
+
+        Files that only the replaced product had are removed, or they would pass for part of this
+        one; not those that were changed since: they are the user's now.
+        """
         hashes = {name: sha256(self._staging / name) for name in self._names}
-        text = json.dumps({**content, "files": hashes}, indent=1, allow_nan=False)
+        text = json.dumps({"format": self._kind, **content, "files": hashes}, indent=1, allow_nan=False)
         (self._staging / (self._sidecar.name + ".part")).write_text(text + "\n", encoding="utf-8")
         os.replace(self._staging / (self._sidecar.name + ".part"), self._staging / self._sidecar.name)
         _move_all(self._staging, self._sidecar)
+        for name in self._former.keys() - hashes.keys():
+            path = self._sidecar.parent / Path(name).name
+            if path.is_file() and sha256(path) == self._former[name]:
+                path.unlink()
 
 
 @contextmanager
-def product(sidecar: Path, names: list[str], *, force: bool = False) -> Iterator[Product]:
+def product(sidecar: Path, names: list[str], *, kind: str, force: bool = False) -> Iterator[Product]:
     """Write the product that `sidecar` commits; `names` are its expected members.
 
     Parameters
@@ -128,17 +138,19 @@ def product(sidecar: Path, names: list[str], *, force: bool = False) -> Iterator
         The JSON file, in the folder where all files go; the folder is made.
     names : list of str
         Names of the other files, so that a clash is found before the work begins.
+    kind : str
+        What it is, and the version of its format: written into the sidecar as ``format``.
     force : bool
-        Replace an earlier product of the same name: only files that its sidecar lists.
+        Replace an earlier product of the same name and kind: only files that its sidecar lists.
 
     Raises
     ------
     UserError
         A file exists already, or the folder cannot be written.
     """
-    check_free(sidecar, names, force=force)
+    check_free(sidecar, names, kind=kind, force=force)
     with _staging_folder(sidecar) as staging:
-        yield Product(staging, sidecar)
+        yield Product(staging, sidecar, kind)
 
 
 @contextmanager
@@ -169,7 +181,7 @@ def single(path: Path, *, force: bool = False) -> Iterator[Path]:
         os.replace(part, path)
 
 
-def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
+def check_free(sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:
     """Refuse names that are taken (with `force`: by files that are not of this product)."""
     try:
         _sweep(sidecar)
@@ -180,13 +192,19 @@ def check_free(sidecar: Path, names: list[str], *, force: bool) -> None:
         return
     if not force:
         raise UserError(f"{present[0]} exists already: choose another name, or say --force to replace it")
-    members = read_json(sidecar, "output").get("files") if sidecar.is_file() else None
-    # a JSON file without a list of members is somebody else's
-    own = {*members, sidecar.name} if isinstance(members, dict) else set()
+    members = _members(sidecar, kind)
+    own = set() if members is None else {*members, sidecar.name}
     foreign = [path for path in present if path.name not in own]
     if foreign:
-        owner = f"part of {sidecar}" if foreign[0] != sidecar else "one of ours"
+        owner = f"part of {sidecar}" if foreign[0] != sidecar else f"of the kind {kind}"
         raise UserError(f"{foreign[0]} exists and is not {owner}: --force does not replace it; remove it yourself")
+
+
+def _members(sidecar: Path, kind: str) -> dict[str, str] | None:
+    """Return names and hashes of a product's members; None if there is no product of this kind."""
+    content = read_json(sidecar, "output") if sidecar.is_file() else {}
+    members = content.get("files")
+    return members if isinstance(members, dict) and content.get("format") == kind else None
 
 
 @contextmanager

@@ -79,12 +79,11 @@ class CoefficientImages:
             A file exists already, or cannot be written.
         """
         names = [f"{Path(name).name}{suffix}" for suffix in (".cfl", ".hdr")]
-        with files.product(files.with_suffix(name, ".json"), names, force=force) as product:
+        with files.product(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force) as product:
             cfl, _ = (product.path(member) for member in names)
             bart.write_cfl(str(cfl)[: -len(".cfl")], self._as_bart())
             product.commit(
                 {
-                    "format": FORMAT,
                     "geometry": self.geometry.to_dict(),
                     "slice_step": list(self.slice_step),
                     "affine": self.affine.tolist(),

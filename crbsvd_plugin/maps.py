@@ -98,8 +98,7 @@ def save_maps(
     drawn = [volume for volume in volumes if pictures and volume.drawn_as is not None]
     names += [f"{volume.name}.png" for volume in drawn]
     sidecar = folder / "maps.json"
-    with files.product(sidecar, names, force=force) as product:
-        former = _members(sidecar)
+    with files.product(sidecar, names, kind=FORMAT, force=force) as product:
         for volume in volumes:
             product.path(f"{volume.name}.nii.gz").write_bytes(_nifti(volume, affine))
             content = {"Description": volume.description, "Units": volume.unit}
@@ -117,7 +116,6 @@ def save_maps(
                 mask=mask,
             )
         product.commit(_summary(maps, mask, affine, info))
-    _remove_former(folder, former, names)
     return [folder / name for name in [*names, sidecar.name]]
 
 
@@ -230,7 +228,6 @@ def _summary(
     """Return what `maps.json` says: the parameters, the geometry and how much was fitted."""
     finite = np.isfinite(np.asarray(maps.theta)).all(axis=0) & np.isfinite(np.asarray(maps.m0))
     return {
-        "format": FORMAT,
         "parameters": [{**asdict(p), "file": f"{file_stem(p.name)}.nii.gz"} for p in maps.parameters],
         "shape": list(mask.shape),
         "affine": affine.tolist(),
@@ -271,22 +268,3 @@ def _check_folder(folder: Path) -> None:
     there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not there.is_dir():
         raise UserError(f"output {folder}: {there} is a file, expected a folder; choose another name")
-
-
-def _members(sidecar: Path) -> dict[str, str]:
-    """Return names and hashes of the maps written here before."""
-    if not sidecar.is_file():
-        return {}
-    content = files.read_json(sidecar, "output")
-    if content.get("format") != FORMAT:
-        raise UserError(f"{sidecar} was not written with maps: --force does not replace it; choose another folder")
-    return dict(content["files"])
-
-
-def _remove_former(folder: Path, former: Mapping[str, str], names: list[str]) -> None:
-    """Remove what only the former maps had (B1 fitted then, not now): it would pass for ours."""
-    for name, digest in former.items():
-        path = folder / Path(name).name
-        # a changed file is the user's now
-        if name not in names and path.is_file() and files.sha256(path) == digest:
-            path.unlink()

@@ -145,6 +145,8 @@ def _open(path: Path) -> h5py.File:
 
     if path.is_dir():
         raise UserError(f"{path} is a folder, expected an MRD file (.h5)")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a pipe or a device, expected an MRD file (.h5), which is read from several places")
     try:
         path.open("rb").close()
     except FileNotFoundError:

@@ -10,10 +10,10 @@ import numpy as np
 
 from . import __version__, bart, files, pipeline
 from .basis import Basis
-from .bundle import check_kind
 from .errors import UserError
 from .fit.result import Maps
 from .images import FORMAT, CoefficientImages
+from .maps import FORMAT as MAPS
 from .maps import save_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
@@ -45,8 +45,7 @@ def recon(raw: str, config: Config, output: str, *, force: bool, report: Report)
     """
     names = [f"{Path(output).name}{suffix}" for suffix in (".cfl", ".hdr")]
     sidecar = files.with_suffix(output, ".json")
-    files.check_free(sidecar, names, force=force)
-    check_kind(sidecar, FORMAT)
+    files.check_free(sidecar, names, kind=FORMAT, force=force)
     images, _ = _reconstructed(raw, config, report)
     images.save(output, force=force)
     return images
@@ -100,9 +99,9 @@ def fit(
 
 def _check_folders(output: str, *, force: bool) -> None:
     """Refuse maps that are there, of one volume or of several, before the work."""
-    files.check_free(Path(output) / "maps.json", [], force=force)
+    files.check_free(Path(output) / "maps.json", [], kind=MAPS, force=force)
     for folder in sorted(Path(output).glob("volume-*")):
-        files.check_free(folder / "maps.json", [], force=force)
+        files.check_free(folder / "maps.json", [], kind=MAPS, force=force)
 
 
 def _reconstructed(raw: str, config: Config, report: Report) -> tuple[CoefficientImages, list[Reconstruction]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
 
+FORMAT = "crbsvd-simulation/1"
 _BLOCK = 8
 _NOISE_READOUTS = 32
 _SAMPLE_TIME_US = 5.0
@@ -93,7 +94,7 @@ def simulate(
         What was written: ``raw``, ``T1map``, ``T2map``, ``M0map``, ``GM``, ``WM``, ``CSF``, ``record``.
     """
     sidecar, names = _destination(Path(path))
-    files.check_free(sidecar, list(names.values()), force=force)
+    files.check_free(sidecar, list(names.values()), kind=FORMAT, force=force)
     scan = acquire(model, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, progress=progress)
     return write(scan, path, snr=snr, seed=seed, force=force)
 
@@ -184,12 +185,12 @@ def write(
         raise UserError(f"SNR is {snr}, expected a positive number, or none at all")
     sidecar, names = _destination(Path(path))
     covariance = noise_covariance(scan, snr)
-    with files.product(sidecar, list(names.values()), force=force) as product:
+    with files.product(sidecar, list(names.values()), kind=FORMAT, force=force) as product:
         mrd.write_into(product.path(names["raw"]), _header(scan), _acquisitions(scan, covariance, seed))
         maps = scan.phantom.maps()
         for name in _TRUTH:
             _write_nifti(product.path(names[name]), maps[name], scan.phantom.geometry)
-        record = {"kind": "simulation", "phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
+        record = {"phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
         record |= {"geometry": scan.phantom.geometry.to_dict(), "snr": snr, "sigma": scan.sigma(snr), "seed": seed}
         parts = {"real": covariance.real.tolist(), "imag": covariance.imag.tolist()}
         product.commit(record | {"noise_covariance": parts})

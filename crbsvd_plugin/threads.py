@@ -23,7 +23,7 @@ def count() -> int:
 
 @contextmanager
 def limit(n_threads: int | None) -> Iterator[None]:
-    """Use `n_threads` threads inside the block; None leaves everything as it is.
+    """Use at most `n_threads` threads inside the block, never more than cores; None leaves everything as it is.
 
     Raises
     ------
@@ -39,6 +39,7 @@ def limit(n_threads: int | None) -> Iterator[None]:
     import numba
     from threadpoolctl import threadpool_limits
 
+    n_threads = min(n_threads, available())
     before, _limit = _limit, n_threads
     numba_before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))

@@ -135,7 +135,7 @@ INPUTS: dict[str, tuple[Callable[[], None], str]] = {
     "empty file": (raw_is(Path.touch), "raw.h5 is not an HDF5 file"),
     "another HDF5 file": (raw_is(other_hdf5), "raw.h5 is not an MRD file"),
     "folder": (raw_is(Path.mkdir), "raw.h5 is a folder, expected an MRD file"),
-    "pipe": (raw_is(lambda path: os.mkfifo(path)), "'raw.h5' is a pipe or a device, expected an MRD file"),
+    "pipe": (raw_is(lambda path: os.mkfifo(path)), "raw.h5 is a pipe or a device, expected an MRD file"),
     "truncated": (lambda: os.truncate("raw.h5", 20000), "raw.h5 cannot be read as HDF5"),
     "no acquisitions": (no_rows, "raw.h5 holds no acquisitions"),
     "no table": (no_table, "raw.h5 holds no acquisitions"),

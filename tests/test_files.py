@@ -15,7 +15,7 @@ NAMES = ["p_0.5.cfl", "p_0.5.hdr"]
 
 
 def write(folder: Path, text: str = "new", *, force: bool = False) -> None:
-    with files.product(folder / "p_0.5.json", NAMES, force=force) as product:
+    with files.product(folder / "p_0.5.json", NAMES, force=force, kind="test/1") as product:
         for name in NAMES:
             product.path(name).write_text(f"{text} {name}")
         product.commit({"text": text})
@@ -55,7 +55,7 @@ def test_an_exception_midway_leaves_what_was_there(
         write(tmp_path, "old")
 
     def failing() -> None:
-        with files.product(tmp_path / "p_0.5.json", NAMES, force=True) as product:
+        with files.product(tmp_path / "p_0.5.json", NAMES, force=True, kind="test/1") as product:
             for name in NAMES[:after]:
                 product.path(name).write_text("half")
             raise error("midway")
@@ -87,7 +87,7 @@ def test_an_interrupt_between_the_renames_leaves_a_whole_product(
 
 
 def test_the_folder_of_a_living_run_is_left_alone(tmp_path: Path) -> None:
-    with files.product(tmp_path / "p_0.5.json", NAMES) as product:
+    with files.product(tmp_path / "p_0.5.json", NAMES, kind="test/1") as product:
         product.path(NAMES[0]).write_text("mine")
         write(tmp_path, "other")
         assert product.path(NAMES[0]).read_text() == "mine"
@@ -99,7 +99,7 @@ def test_names_that_look_like_patterns(tmp_path: Path, name: str) -> None:
     for owner in (name, "a1", "ab"):
         staging = tmp_path / f".{owner}.json{files._MARK}leftover"
         staging.mkdir()
-    files.check_free(tmp_path / f"{name}.json", [], force=False)
+    files.check_free(tmp_path / f"{name}.json", [], force=False, kind="test/1")
     left = {path.name.split(".json")[0] for path in tmp_path.iterdir()}
     assert left == {".a1", ".ab"}
 
@@ -116,14 +116,14 @@ def test_nothing_is_replaced_without_force(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["no JSON", "{}", '{"files": ["p_0.5.cfl"]}', '{"name": "a study of mine"}', "[]"])
 def test_force_replaces_only_files_of_its_own(tmp_path: Path, taken: str, content: str) -> None:
     (tmp_path / taken).write_text(content)
-    with pytest.raises(UserError, match=r"is not part of|is not one of ours|not valid JSON|holds a list"):
+    with pytest.raises(UserError, match=r"is not part of|is not of the kind|not valid JSON|holds a list"):
         write(tmp_path, force=True)
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     assert (tmp_path / taken).read_text() == content
 
 
 def test_force_keeps_a_file_that_the_sidecar_does_not_list(tmp_path: Path) -> None:
-    with files.product(tmp_path / "p_0.5.json", []) as product:
+    with files.product(tmp_path / "p_0.5.json", [], kind="test/1") as product:
         product.commit({"text": "old"})
     (tmp_path / NAMES[1]).write_text("mine")
     with pytest.raises(UserError, match=r"p_0\.5\.hdr exists and is not part of .*--force does not replace it"):
@@ -132,7 +132,7 @@ def test_force_keeps_a_file_that_the_sidecar_does_not_list(tmp_path: Path) -> No
 
 
 def test_members_are_plain_names(tmp_path: Path) -> None:
-    with files.product(tmp_path / "p.json", []) as product:
+    with files.product(tmp_path / "p.json", [], kind="test/1") as product:
         for name in ("../x", "a/b", "p.json", "", ".", ".."):
             with pytest.raises(ValueError, match="is not the plain name of a member file"):
                 product.path(name)
@@ -205,12 +205,15 @@ def test_a_folder_that_is_a_file_is_said(tmp_path: Path, place: str) -> None:
 
 
 def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the name is too long"), files.product(tmp_path / ("x" * 300), []):
+    with (
+        pytest.raises(UserError, match="the name is too long"),
+        files.product(tmp_path / ("x" * 300), [], kind="test/1"),
+    ):
         pass
 
 
 def test_another_error_of_the_system_is_ours(tmp_path: Path) -> None:
-    with files.product(tmp_path / "p.json", []) as product:
+    with files.product(tmp_path / "p.json", [], kind="test/1") as product:
         product.path("a")
         with pytest.raises(FileNotFoundError):
             product.commit({})  # the member was never written
@@ -225,7 +228,7 @@ def test_a_failure_of_hdf5_is_understood() -> None:
 
 
 def test_sidecars_hold_no_nan(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"), files.product(tmp_path / "p.json", []) as product:
+    with pytest.raises(ValueError, match="JSON"), files.product(tmp_path / "p.json", [], kind="test/1") as product:
         product.commit({"value": float("nan")})
     assert not list(tmp_path.iterdir())
 
@@ -233,7 +236,7 @@ def test_sidecars_hold_no_nan(tmp_path: Path) -> None:
 def test_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with files.product(tmp_path / "p.json", []) as product:
+    with files.product(tmp_path / "p.json", [], kind="test/1") as product:
         product.path("b").write_bytes(b"abc")
         product.commit({})
     assert json.loads((tmp_path / "p.json").read_text())["files"] == {"b": files.sha256(tmp_path / "a")}

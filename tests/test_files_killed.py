@@ -31,7 +31,7 @@ def replace(source, target):
     rename(source, target)
 os.replace = replace
 names = ["p_0.5.cfl", "p_0.5.hdr"]
-with files.product(folder / "p_0.5.json", names, force=True) as product:
+with files.product(folder / "p_0.5.json", names, force=True, kind="test/1") as product:
     point()
     for name in names:
         product.path(name).write_text(f"new {name}")
@@ -69,10 +69,12 @@ def test_after_a_kill_at_any_step_the_next_run_finishes_or_sweeps(tmp_path: Path
                 files.verify(folder / "p_0.5.json", content, "product")
             except UserError as error:
                 assert "does not match" in str(error)  # noqa: PT017
-        files.check_free(folder / "other.json", [], force=False)  # that of another product touches nothing
+        files.check_free(
+            folder / "other.json", [], force=False, kind="test/1"
+        )  # that of another product touches nothing
         assert any(path.name.startswith(".p_0.5.json") for path in folder.iterdir())
         try:
-            files.check_free(folder / "p_0.5.json", NAMES, force=False)
+            files.check_free(folder / "p_0.5.json", NAMES, force=False, kind="test/1")
         except UserError as error:
             assert "exists already" in str(error)  # noqa: PT017
         seen.append(state(folder))
@@ -89,7 +91,7 @@ folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 try:
-    with files.product(folder / "p_0.5.json", ["p_0.5.cfl", "p_0.5.hdr"], force=True) as product:
+    with files.product(folder / "p_0.5.json", ["p_0.5.cfl", "p_0.5.hdr"], force=True, kind="test/1") as product:
         product.path("p_0.5.hdr").write_text("new p_0.5.hdr")
         product.path("p_0.5.cfl").write_bytes(bytes(int(sys.argv[3])))
         product.commit({"text": "x" * int(sys.argv[4])})

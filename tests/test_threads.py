@@ -28,7 +28,7 @@ def test_limit_holds_inside_and_ends() -> None:
         assert numba.get_num_threads() == 1
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} <= {1}
         with threads.limit(3):  # more than the machine may have: numba cannot go beyond its own
-            assert threads.count() == 3
+            assert threads.count() == min(3, threads.available())
             assert numba.get_num_threads() == min(3, numba.config.NUMBA_NUM_THREADS)
         with threads.limit(None):
             assert threads.count() == 1

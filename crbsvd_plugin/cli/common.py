@@ -28,14 +28,6 @@ def file_name(context: click.Context, parameter: click.Parameter, value: str | N
     return value
 
 
-def raw_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse what cannot name a raw data file: it is read from several places, so not from a pipe."""
-    name = file_name(context, parameter, value)
-    if name is not None and os.path.exists(name) and not (Path(name).is_file() or Path(name).is_dir()):  # noqa: PTH110
-        raise click.BadParameter(f"{name!r} is a pipe or a device, expected an MRD file (.h5)", context, parameter)
-    return name
-
-
 def folder_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse what cannot name a folder."""
     if not value:

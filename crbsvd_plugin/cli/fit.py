@@ -11,7 +11,7 @@ from . import common
 @click.argument("coeff", callback=common.file_name)
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
-@click.option("--like", callback=common.raw_name, help="Raw data file that says where images without a sidecar lie.")
+@click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
 @common.mask_level
 @common.force
 @common.verb

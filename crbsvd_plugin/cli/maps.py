@@ -10,7 +10,7 @@ from . import common
 
 
 @click.command(short_help="Reconstruct raw data and fit maps: the main job.")
-@click.argument("raw", callback=common.raw_name)
+@click.argument("raw", callback=common.file_name)
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @common.mask_level

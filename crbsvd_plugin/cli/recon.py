@@ -10,7 +10,7 @@ from . import common
 
 
 @click.command(short_help="Reconstruct coefficient images from raw data.")
-@click.argument("raw", callback=common.raw_name)
+@click.argument("raw", callback=common.file_name)
 @click.argument("name", callback=common.file_name)
 @click.option(
     "-o",
