@@ -241,7 +241,7 @@ def test_force_refuses_files_that_are_not_ours(tmp_path):
         maps.save_maps(_result(), _oblique(), tmp_path, info=INFO, force=True)
     (tmp_path / "T1map.nii.gz").rename(tmp_path / "x")
     (tmp_path / "maps.json").write_text('{"mine": 1}')
-    with pytest.raises(UserError, match=r"maps\.json exists and is not of the kind crbsvd-maps/1: --force does not replace it"):
+    with pytest.raises(UserError, match=r"maps\.json exists and is not of the kind crbsvd-maps/1: --force"):
         maps.save_maps(_result(), _oblique(), tmp_path, info=INFO, force=True)
     assert _snapshot(tmp_path) == {"x": b"mine", "maps.json": b'{"mine": 1}'}
 
