@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "crbsvd-simulation/1"
 _BLOCK = 8
+_SNR = (1e-6, 1e12)  # beyond, single precision ends
 _NOISE_READOUTS = 32
 _SAMPLE_TIME_US = 5.0
 _TICK = 2.5e-3
@@ -181,8 +182,8 @@ def write(
     UserError
         The SNR is not positive, a file exists, or the place cannot be written.
     """
-    if snr is not None and not 0 < snr < np.inf:
-        raise UserError(f"SNR is {snr}, expected a positive number, or none at all")
+    if snr is not None and not _SNR[0] <= snr <= _SNR[1]:
+        raise UserError(f"SNR is {snr}, expected {_SNR[0]:g} to {_SNR[1]:g}, or none at all")
     sidecar, names = _destination(Path(path))
     covariance = noise_covariance(scan, snr)
     with files.product(sidecar, list(names.values()), kind=FORMAT, force=force) as product:
