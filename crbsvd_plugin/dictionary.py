@@ -92,7 +92,8 @@ class Dictionary:
             for name in _DATASETS:
                 if getattr(self, name) is not None:
                     file[name] = getattr(self, name)
-        path.write_bytes(buffer.getbuffer())
+        with buffer.getbuffer() as content:
+            path.write_bytes(content)
 
     @classmethod
     def load(cls, name: str | Path, basis: Basis) -> Dictionary:
