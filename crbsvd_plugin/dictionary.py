@@ -92,8 +92,7 @@ class Dictionary:
             for name in _DATASETS:
                 if getattr(self, name) is not None:
                     file[name] = getattr(self, name)
-        with buffer.getbuffer() as content:
-            path.write_bytes(content)
+        path.write_bytes(buffer.getvalue())
 
     @classmethod
     def load(cls, name: str | Path, basis: Basis) -> Dictionary:
