@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import cli_case
 import hypothesis
 
 # Importing ismrmrd puts warnings.simplefilter("default") in front of all filters. Imported first inside a test it
@@ -60,3 +62,17 @@ def frozen() -> Callable[..., np.ndarray]:
         return copy
 
     return freeze
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny scan, its basis and its coefficients (see `cli_case`), to be copied and not changed."""
+    return cli_case.build(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that folder, which is the working folder."""
+    shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"

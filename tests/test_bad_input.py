@@ -21,11 +21,6 @@ BASIS = ("basis", "spec.toml", "-o", "out", *cli_case.SIZES)
 SIMULATE = ("simulate", "spec.toml", "-o", "out.h5", *cli_case.SCAN)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cli_case.build(tmp_path_factory.mktemp("made"))
-
-
 @pytest.fixture
 def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the scan, which is the working folder."""

@@ -23,18 +23,6 @@ VERBS = {
 }
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cli_case.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
 def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     before = cli_case.listing(folder)
     capsys.readouterr()

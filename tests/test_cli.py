@@ -28,18 +28,6 @@ from crbsvd_plugin.spec import resolve
 HEAVY = {"finufft", "h5py", "ismrmrd", "matplotlib", "nibabel", "scipy", "sigpy"}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cli_case.build(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
 def terminal(*arguments: str, cwd: Path, until: str = "") -> tuple[int, str, str]:
     """Run the command with standard error on a terminal, and interrupt it when that shows `until`."""
     ours, its = pty.openpty()
