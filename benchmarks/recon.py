@@ -10,6 +10,7 @@ import harness
 import numpy as np
 
 from crbsvd_plugin import SubspaceOperator, bart, compute_basis, models, phantom, threads
+from crbsvd_plugin.encoding import coefficient_noise
 from crbsvd_plugin.models.fisp import jiang_train
 from crbsvd_plugin.prior import PRESETS
 from crbsvd_plugin.trajectory import radial
@@ -59,8 +60,8 @@ def _prepare(folder: Path) -> np.ndarray:
     frame = np.arange(n_readouts) % _FRAMES
     ksp = SubspaceOperator(traj, frame=frame, phi=basis.phi, sens=sens).forward(truth)
     rng = np.random.default_rng(1)
-    # SNR = M0 / sigma_coeff, sigma_coeff = sigma sqrt(T n_voxels / n_samples per coil), M0 = 1
-    sigma = np.sqrt(traj[..., 0].size / (_FRAMES * _MATRIX**2)) / _SNR
+    # SNR = M0 / sigma_coeff with M0 = 1
+    sigma = 1 / (coefficient_noise(traj, (_MATRIX, _MATRIX), n_frames=_FRAMES) * _SNR)
     ksp = ksp + sigma * (rng.standard_normal(ksp.shape) + 1j * rng.standard_normal(ksp.shape))
 
     def by_frame(array: np.ndarray) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,15 @@ from .assess import assess
 from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
 from .errors import UserError
-from .fold import BasisAccumulator, Weighting
+from .fold import BasisAccumulator, Weighting, fold
 from .model import SignalModel
-from .prior import Prior, iter_batches
+from .prior import BATCH, Prior
+from .progress import Report, counted
 from .spec import Spec, resolve
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[str, int, int], object]
-"""Called with the name of a stage, the steps done and their number."""
-
 _ASSESSED = 1000
-_BATCH = 2048
 _PROBED = 64
 
 
@@ -87,13 +84,13 @@ class Plan:
     atoms: Prior | None
     held_out: Prior
     name: str
-    force: bool = field(default=False)
+    force: bool = False
 
     def estimate(self) -> str:
         """Return the expected memory and time, from a small sample, in words."""
         t = self.model.n_frames
         n_blocks = len(self.training.tissues) * (1 + len(crb.interesting(self.model.parameters)))
-        rows = _BATCH * t * 16 * 3 * (1 + len(self.model.parameters))
+        rows = BATCH * t * 16 * 3 * (1 + len(self.model.parameters))
         seconds = _probe(self.model, self.training, jacobian=True)
         text = f"{self.training.size(self.model.parameters)} fingerprints of {t} frames"
         if self.atoms is not None:
@@ -113,14 +110,9 @@ class Plan:
 
     def fold(self, *, report: Report) -> BasisAccumulator:
         """Simulate the training fingerprints; plans that differ only in weights can share the result."""
-        request, parameters = self.request, self.model.parameters
-        accumulator = BasisAccumulator(
-            parameters, self.model.n_frames, fisher=request.fisher, conjugate=request.conjugate
-        )
-        counted = _Counted(report, "fingerprints", self.training.size(parameters))
-        for batch in iter_batches(self.model, self.training, batch_size=_BATCH, progress=counted):
-            accumulator.update(batch)
-        return accumulator
+        progress = counted(report, "fingerprints", self.training.size(self.model.parameters))
+        request = self.request
+        return fold(self.model, self.training, fisher=request.fisher, conjugate=request.conjugate, progress=progress)
 
     def finish(self, accumulator: BasisAccumulator, *, report: Report) -> Basis:
         """Make the basis of an accumulator and its dictionary, write them, and return the basis."""
@@ -128,8 +120,8 @@ class Plan:
         logger.info("basis from %s fingerprints in the prior %s", accumulator.n_atoms, self.training.name)
         dictionary = None
         if self.atoms is not None:
-            counted = _Counted(report, "dictionary", self.atoms.size(self.model.parameters))
-            dictionary = compress(self.model, self.atoms, basis, progress=counted)
+            progress = counted(report, "dictionary", self.atoms.size(self.model.parameters))
+            dictionary = compress(self.model, self.atoms, basis, progress=progress)
             logger.info("dictionary of %d atoms in the prior %s", len(dictionary.theta), self.atoms.name)
         save(self.name, basis, dictionary, force=self.force)
         return basis
@@ -214,18 +206,6 @@ def table(basis: Basis) -> str:
                 cells += f"{'-':>11}" if figure is None else f"{100 * figure:11.2f}"
         lines.append(cells)
     return "\n".join(lines)
-
-
-class _Counted:
-    """Turns steps into the state of a stage."""
-
-    def __init__(self, report: Report, stage: str, total: int):
-        self._report, self._stage, self._total, self._done = report, stage, total, 0
-        report(stage, 0, total)
-
-    def __call__(self, n: int) -> None:
-        self._done += n
-        self._report(self._stage, self._done, self._total)
 
 
 def _sized(prior: Prior, size: str, option: str, model: SignalModel) -> Prior | None:

@@ -14,7 +14,7 @@ import numpy as np
 from . import bundle, files, simulate
 from . import run as pipeline_run
 from .maps import load_map
-from .pipeline import Report
+from .progress import Report
 from .spec import resolve
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from . import files
 from .basis import Basis
 from .errors import UserError
+from .hdf5 import Sink
 from .model import Parameter, SignalModel
 from .prior import Prior, iter_batches
 
@@ -83,16 +83,13 @@ class Dictionary:
         """Write the dictionary as HDF5."""
         import h5py
 
-        # in memory first: on a full disk HDF5 prints tracebacks that nobody can catch, or crashes
-        buffer = io.BytesIO()
-        with h5py.File(buffer, "w") as file:
+        with Sink(path) as sink, h5py.File(sink, "w") as file:
             file.attrs["format"] = FORMAT
             file.attrs["basis"] = self.digest
             file.attrs["parameters"] = json.dumps([asdict(parameter) for parameter in self.parameters])
             for name in _DATASETS:
                 if getattr(self, name) is not None:
                     file[name] = getattr(self, name)
-        path.write_bytes(buffer.getvalue())
 
     @classmethod
     def load(cls, name: str | Path, basis: Basis) -> Dictionary:

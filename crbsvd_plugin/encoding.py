@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 _EPS = {np.dtype(np.complex64): 1e-5, np.dtype(np.complex128): 1e-10}
 
 
+def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int) -> float:
+    """Return the noise of a coefficient for unit noise in k-space, per real component.
+
+    sigma_coeff = sigma sqrt(T n_voxels / n_samples per coil) g, with sigma = 1 and g = 1.
+
+    Parameters
+    ----------
+    traj : array (R, S, ndim)
+        Sample positions.
+    shape : tuple of int
+        Image size X.
+    n_frames : int
+        Number of frames T.
+    """
+    return float(np.sqrt(n_frames * np.prod(shape) / np.prod(traj.shape[:2])))
+
+
 class SubspaceOperator:
     """Linear operator A from coefficient images to k-space samples.
 

@@ -6,7 +6,6 @@ seconds for some thousand of them; here blocks are read, and the readouts cut ou
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 
 from . import files
 from .errors import UserError
+from .hdf5 import Sink
 from .mrd_header import geometry_of, limits, noise_bandwidth, parse_header, user_strings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def write_into(path: Path, header: ismrmrdHeader, acquisitions: Iterable[Acquisi
     from ismrmrd.hdf5 import acquisition_dtype
     from ismrmrd.xsd import ToXML
 
-    with _Sink(path) as sink, h5py.File(sink, "w") as file:
+    with Sink(path) as sink, h5py.File(sink, "w") as file:
         group = file.create_group(_GROUP)
         xml = group.create_dataset("xml", shape=(1,), dtype=h5py.special_dtype(vlen=bytes))
         xml[0] = ToXML(header).encode()
@@ -105,39 +105,6 @@ def write_into(path: Path, header: ismrmrdHeader, acquisitions: Iterable[Acquisi
             rows[-len(block) :] = _packed(block)
             if sink.error is not None:
                 break
-
-
-class _Sink(io.FileIO):
-    """A file for HDF5 that keeps its first failure for the end.
-
-    HDF5 cannot close a file that it cannot write: it fails again and again, and at last on
-    standard error, where no exception can be caught. So it is left in the belief that all went well.
-    """
-
-    def __init__(self, path: Path):
-        super().__init__(path, "w+")
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data)
-        try:
-            while rest and self.error is None:
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self.error = error
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-        if self.error is not None:
-            raise self.error
 
 
 def _open(path: Path) -> h5py.File:

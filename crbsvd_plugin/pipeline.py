@@ -6,7 +6,7 @@ A raw file, a stream and an online host are the same thing here: a header and ac
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +16,14 @@ import numpy as np
 from . import coils
 from .basis import Basis
 from .dictionary import Dictionary
-from .encoding import SubspaceOperator
+from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
 from .fit.matching import match
 from .fit.result import Maps
 from .geometry import Geometry
 from .images import CoefficientImages
 from .mrd_header import noise_bandwidth
+from .progress import Report, counted, silent
 from .readouts import Group, Roles, Scan, collect
 from .recon import Backend, reconstruct
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[str, int, int], object]
-"""Called with the name of a stage, the steps done and their number."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,9 +86,11 @@ class Reconstruction:
     geometry : Geometry
         Where they lie.
     sigma : float
-        Noise of a coefficient per real component, by DESIGN's rule with g = 1; 0 if unknown.
+        Noise of a coefficient per real component, see `encoding.coefficient_noise`; 0 if unknown.
     maps : Maps or None
         The fit.
+    digest : str
+        `Basis.digest` of the basis.
     """
 
     key: dict[str, int]
@@ -98,6 +98,7 @@ class Reconstruction:
     geometry: Geometry
     sigma: float
     maps: Maps | None
+    digest: str
 
 
 def reconstruct_stream(
@@ -128,7 +129,7 @@ def reconstruct_stream(
     UserError
         The data, the basis and the config do not fit.
     """
-    report = report or _silent
+    report = report or silent
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
@@ -137,13 +138,13 @@ def reconstruct_stream(
     for group in scan.groups:
         ksp = group.ksp if whiten is None else _whitened(group.ksp, whiten)
         coeff = _coefficients(group, ksp, basis, config, report)
-        sigma = 0.0 if whiten is None else _sigma(group, basis)
+        sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
         logger.info(
             "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
             group.key, *ksp.shape, np.prod(group.shape), sigma,
         )  # fmt: skip
         maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
-        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps)
+        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest)
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:
@@ -165,20 +166,13 @@ def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, 
 
 def fit(coeff: NDArray[Any], dictionary: Dictionary, *, mask_level: float, report: Report | None = None) -> Maps:
     """Match coefficient images (K, *X) with a dictionary, and report the progress."""
-    report = report or _silent
-    done, total = 0, int(np.prod(coeff.shape[1:]))
-
-    def progress(n_voxels: int) -> None:
-        nonlocal done
-        done += n_voxels
-        report("fit", done, total)
-
-    maps = match(coeff, dictionary, mask_level=mask_level, progress=progress)
-    report("fit", total, total)
+    report, total = report or silent, int(np.prod(coeff.shape[1:]))
+    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total))
+    report("fit", total, total)  # masked voxels are done too
     return maps
 
 
-def gathered(results: list[Reconstruction], basis: Basis, config: Config) -> CoefficientImages:
+def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages:
     """Join the groups of a scan: slices along one axis, everything else along another.
 
     Raises
@@ -210,7 +204,7 @@ def gathered(results: list[Reconstruction], basis: Basis, config: Config) -> Coe
         "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
     }  # fmt: skip
-    return CoefficientImages(coeff, place[0], tuple(step), basis.digest, info)
+    return CoefficientImages(coeff, place[0], tuple(step), results[0].digest, info)
 
 
 def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
@@ -244,13 +238,3 @@ def _whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
 def _whitened(ksp: NDArray[Any], whiten: NDArray[Any]) -> NDArray[Any]:
     flat = whiten.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
     return flat.reshape(ksp.shape)
-
-
-def _sigma(group: Group, basis: Basis) -> float:
-    """Return sigma_coeff = sigma sqrt(T n_voxels / n_samples per coil) g with sigma = 1 and g = 1."""
-    n_samples = group.traj.shape[0] * group.traj.shape[1]
-    return float(np.sqrt(basis.n_frames * np.prod(group.shape) / n_samples))
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _GOLDEN = (5**0.5 - 1) / 2
 
+BATCH = 2048
+"""Atoms that are in memory at once."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -196,7 +199,7 @@ def iter_batches(
     model: SignalModel,
     prior: Prior,
     *,
-    batch_size: int = 2048,
+    batch_size: int = BATCH,
     jacobian: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[Batch]:

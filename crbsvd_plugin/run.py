@@ -17,7 +17,8 @@ from .maps import FORMAT as MAPS
 from .maps import save_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
-from .pipeline import Config, Reconstruction, Report
+from .pipeline import Config, Reconstruction
+from .progress import Report
 from .readouts import is_imaging
 
 
@@ -109,8 +110,7 @@ def _reconstructed(raw: str, config: Config, report: Report) -> tuple[Coefficien
         bart.find()  # before the data are read
     with open_raw(raw) as (header, items):
         results = list(pipeline.reconstruct_stream(header, items, config, report=report))
-    basis, _ = pipeline.load(config.basis, rank=config.rank, with_dictionary=False)
-    return pipeline.gathered(results, basis, config), results
+    return pipeline.gathered(results, config), results
 
 
 def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:

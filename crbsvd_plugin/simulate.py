@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import files, mrd, phantom, trajectory
-from .encoding import SubspaceOperator
+from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
 from .geometry import Geometry
 from .model import SignalModel
@@ -69,9 +69,8 @@ class Scan:
 
     def sigma(self, snr: float | None) -> float:
         """Return the noise of the data per real component, for an SNR of the coefficients where M0 = 1."""
-        _, n_readouts, n_samples = self.ksp.shape
-        n_voxels = int(np.prod(self.phantom.geometry.shape))
-        return 0.0 if snr is None else float(np.sqrt(n_readouts * n_samples / (self.n_frames * n_voxels)) / snr)
+        unit = coefficient_noise(self.traj, self.phantom.geometry.shape, n_frames=self.n_frames)
+        return 0.0 if snr is None else 1 / (unit * snr)
 
 
 def simulate(

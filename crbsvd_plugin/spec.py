@@ -12,7 +12,7 @@ SPEC is the name of a built-in model or a TOML file:
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import models
-from .errors import UserError
+from .errors import UserError, nearest
 from .model import SignalModel
 from .prior import PRESETS, Prior
 
@@ -92,7 +92,7 @@ def _read(text: str) -> dict[str, Any]:
     if path.suffix != ".toml":
         raise UserError(
             f"SPEC {text!r} is unknown, expected a .toml file or one of: {', '.join(models.names())}"
-            f"{models.nearest(text, dict.fromkeys(models.names()))}"
+            f"{nearest(text, models.names())}"
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -125,8 +125,7 @@ def _plain(value: Any, key: str) -> Any:
 
 def _preset(name: object, key: str) -> Prior:
     if not isinstance(name, str) or name not in PRESETS:
-        known: Mapping[str, Prior] = PRESETS
         raise UserError(
-            f"{key} {name!r} is unknown, expected one of: {', '.join(known)}{models.nearest(str(name), known)}"
+            f"{key} {name!r} is unknown, expected one of: {', '.join(PRESETS)}{nearest(str(name), PRESETS)}"
         )
     return PRESETS[name]

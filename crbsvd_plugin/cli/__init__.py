@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import importlib
 import io
@@ -17,7 +16,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, nearest
 
 # Verb -> what it does, so that --help needs no verb's module
 VERBS = {
@@ -38,9 +37,8 @@ class _Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            close = difflib.get_close_matches(cmd_name, VERBS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise click.UsageError(f"no verb is called {cmd_name!r}, expected one of: {', '.join(VERBS)}{hint}", ctx)
+            known = f"{', '.join(VERBS)}{nearest(cmd_name, VERBS)}"
+            raise click.UsageError(f"no verb is called {cmd_name!r}, expected one of: {known}", ctx)
         command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
         return command
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..model import SignalModel
 
 _MODELS = {"mrf-fisp": ("fisp", "MrfFisp")}
@@ -69,9 +68,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def nearest(word: str, known: Mapping[str, Any]) -> str:
-    """Return a hint at the known word that is most like `word`, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
