@@ -24,7 +24,7 @@ def radial2d_cg() -> harness.Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         truth = _prepare(folder)
-        ours_command = [sys.executable, str(Path(__file__).with_name("native_pics.py")), str(folder), str(_ITERATIONS)]
+        ours_command = [sys.executable, str(Path(__file__).with_name("_native_pics.py")), str(folder), str(_ITERATIONS)]
         peer_command = [
             bart.find(), "pics", "-l2", "-r0", f"-i{_ITERATIONS}", "-w1",
             "-t", str(folder / "traj"), "-B", str(folder / "basis"),

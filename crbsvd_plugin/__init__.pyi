@@ -7,6 +7,7 @@ from . import testing as testing
 from . import threads as threads
 from .assess import assess as assess
 from .basis import Basis as Basis
+from .batches import iter_batches as iter_batches
 from .dictionary import Dictionary as Dictionary
 from .dictionary import compress as compress
 from .encoding import SubspaceOperator as SubspaceOperator
@@ -14,7 +15,6 @@ from .errors import UserError as UserError
 from .fit.matching import match as match
 from .fit.result import Maps as Maps
 from .fold import BasisAccumulator as BasisAccumulator
-from .fold import compute_basis as compute_basis
 from .images import CoefficientImages as CoefficientImages
 from .model import Batch as Batch
 from .model import Parameter as Parameter
@@ -22,7 +22,7 @@ from .model import SignalModel as SignalModel
 from .pipeline import Config as Config
 from .pipeline import reconstruct_stream as reconstruct_stream
 from .prior import Prior as Prior
-from .prior import iter_batches as iter_batches
 from .recon import reconstruct as reconstruct
+from .training import compute_basis as compute_basis
 
 __version__: str

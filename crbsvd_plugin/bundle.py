@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from . import __version__, crb, files
+from . import __version__, files, request
 from .assess import assess
 from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
 from .errors import UserError
-from .fold import BasisAccumulator, Weighting, fold
+from .fold import BasisAccumulator
 from .model import SignalModel
-from .prior import BATCH, Prior
+from .prior import Prior
 from .progress import Report, counted
-from .spec import Spec, resolve
+from .training import Training
 
 logger = logging.getLogger(__name__)
 
 _ASSESSED = 1000
-_PROBED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(request.Request):
     """What the user asks for; the fields are the options of `crbsvd basis`.
 
     Parameters
     ----------
-    spec, settings
-        The model, see `spec.resolve`.
-    rank, crb_weight, weighting, fisher, conjugate
-        See `fold.BasisAccumulator`.
-    train, atoms : str
-        Fingerprints of the basis, atoms of the dictionary: "grid" for all of the prior's,
-        a number for about that many, "none" (atoms only) for no dictionary.
+    rank, crb_weight
+        See `fold.BasisAccumulator.finish`.
+    atoms : str
+        Atoms of the dictionary: "grid" for all of the prior's, a number for about that many,
+        "none" for no dictionary.
     max_energy_loss : float
         Warn above this share of the signals' energy lost.
     """
 
-    spec: str
-    settings: Sequence[str] = ()
     rank: int = 5
     crb_weight: float = 0.3
-    weighting: Weighting = "svd"
-    fisher: crb.Fisher = "real"
-    conjugate: bool = False
-    train: str = "20000"
     atoms: str = "grid"
     max_energy_loss: float = 0.05
 
@@ -66,7 +53,7 @@ class Plan:
         What was asked for.
     model : SignalModel
         The model.
-    training : Prior
+    prior : Prior
         Fingerprints of the basis.
     atoms : Prior or None
         Atoms of the dictionary.
@@ -80,23 +67,27 @@ class Plan:
 
     request: Request
     model: SignalModel
-    training: Prior
+    prior: Prior
     atoms: Prior | None
     held_out: Prior
     name: str
     force: bool = False
 
+    @property
+    def training(self) -> Training:
+        """The training of the basis."""
+        return self.request.training(self.model, self.prior.atoms(self.model.parameters))
+
     def estimate(self) -> str:
         """Return the expected memory and time, from a small sample, in words."""
-        t = self.model.n_frames
-        n_blocks = len(self.training.tissues) * (1 + len(crb.interesting(self.model.parameters)))
-        rows = BATCH * t * 16 * 3 * (1 + len(self.model.parameters))
-        seconds = _probe(self.model, self.training, jacobian=True)
-        text = f"{self.training.size(self.model.parameters)} fingerprints of {t} frames"
+        training = self.training
+        duration = request.seconds(self.model, training.atoms, jacobian=True)
+        text = f"{training.size} fingerprints of {self.model.n_frames} frames"
         if self.atoms is not None:
-            seconds += _probe(self.model, self.atoms, jacobian=False)
-            text += f", {self.atoms.size(self.model.parameters)} atoms in the dictionary"
-        return f"{text}: about {(n_blocks * t * t * 8 + rows) / 2**20:.0f} MiB and {seconds:.0f} s"
+            atoms = self.atoms.atoms(self.model.parameters)
+            duration += request.seconds(self.model, atoms, jacobian=False)
+            text += f", {sum(len(part.theta) for part in atoms)} atoms in the dictionary"
+        return f"{text}: about {request.mebibytes(training):.0f} MiB and {duration:.0f} s in this process"
 
     def make(self, *, report: Report) -> Basis:
         """Make the basis and the dictionary, write them, and return the basis.
@@ -110,14 +101,16 @@ class Plan:
 
     def fold(self, *, report: Report) -> BasisAccumulator:
         """Simulate the training fingerprints; plans that differ only in weights can share the result."""
-        progress = counted(report, "fingerprints", self.training.size(self.model.parameters))
-        request = self.request
-        return fold(self.model, self.training, fisher=request.fisher, conjugate=request.conjugate, progress=progress)
+        with self.request.pool() as pool:
+            return self.request.run(self.training, pool=pool, report=report)
 
     def finish(self, accumulator: BasisAccumulator, *, report: Report) -> Basis:
         """Make the basis of an accumulator and its dictionary, write them, and return the basis."""
         basis = self._basis(accumulator)
-        logger.info("basis from %s fingerprints in the prior %s", accumulator.n_atoms, self.training.name)
+        logger.info(
+            "basis from %s fingerprints in the prior %s, in %d dimensions",
+            accumulator.n_atoms, self.prior.name, accumulator.subspace.dimension,
+        )  # fmt: skip
         dictionary = None
         if self.atoms is not None:
             progress = counted(report, "dictionary", self.atoms.size(self.model.parameters))
@@ -128,26 +121,26 @@ class Plan:
 
     def _basis(self, accumulator: BasisAccumulator) -> Basis:
         """Return the basis with its losses; warn where it loses much energy."""
-        request = self.request
+        asked = self.request
         info = {
             "software": f"crbsvd-plugin {__version__}",
             "model": self.model.spec,
-            "prior": self.training.spec,
+            "prior": self.prior.spec,
             "dictionary_prior": None if self.atoms is None else self.atoms.spec,
         }
-        basis = accumulator.finish(request.rank, request.crb_weight, weighting=request.weighting, info=info)
+        basis = asked.basis(accumulator, asked.rank, asked.crb_weight, info=info)
         lost = basis.info["losses"]["all"]["signal"]
-        if lost > request.max_energy_loss:
+        if lost > asked.max_energy_loss:
             logger.warning(
                 "a crb weight of %g at rank %d loses %.1f %% of the signals' energy (more than %.1f %%): "
                 "take a smaller weight or a larger rank",
-                request.crb_weight, request.rank, 100 * lost, 100 * request.max_energy_loss,
+                asked.crb_weight, asked.rank, 100 * lost, 100 * asked.max_energy_loss,
             )  # fmt: skip
-        losses = assess(self.model, self.held_out, basis, fisher=request.fisher)
+        losses = assess(self.model, self.held_out, basis, fisher=asked.fisher)
         return replace(basis, info=plain({**basis.info, "held_out": losses}))
 
 
-def plan(request: Request, name: str, *, force: bool) -> Plan:
+def plan(asked: Request, name: str, *, force: bool) -> Plan:
     """Check a request before any work is done.
 
     Raises
@@ -155,19 +148,28 @@ def plan(request: Request, name: str, *, force: bool) -> Plan:
     UserError
         An option is out of range, or the output exists already.
     """
-    spec: Spec = resolve(request.spec, request.settings)
-    parameters, n_frames = spec.model.parameters, spec.model.n_frames
-    if not 1 <= request.rank <= n_frames:
-        raise UserError(f"--rank is {request.rank}, expected 1 to the number of frames, {n_frames}")
-    if not 0 <= request.crb_weight <= 1:
-        raise UserError(f"--crb-weight is {request.crb_weight}, expected 0 to 1")
-    training = _sized(spec.prior, request.train, "--train", spec.model)
-    if training is None:
-        raise UserError("--train is none, expected grid or a number")
-    atoms = _sized(spec.fit_prior, request.atoms, "--atoms", spec.model)
+    spec = asked.resolved()
+    model = spec.model
+    training = request.sized(spec.prior, asked.train, "--train", model)
+    atoms = None if asked.atoms == "none" else request.sized(spec.fit_prior, asked.atoms, "--atoms", model)
+    held_out = _held_out(spec.prior, model)
+    planned = Plan(asked, model, training, atoms, held_out, name, force)
+    asked.check(planned.training, rank=asked.rank, crb_weights=[asked.crb_weight])
     names = members(name, with_dictionary=atoms is not None)
-    files.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
-    return Plan(request, spec.model, training, atoms, spec.prior.thinned(_ASSESSED, parameters).shifted(), name, force)
+    asked.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
+    return planned
+
+
+def _held_out(prior: Prior, model: SignalModel) -> Prior:
+    """Return about a thousand fingerprints off the points of the prior, if it has room for any."""
+    thin = prior.thinned(_ASSESSED, model.parameters)
+    shifted = thin.shifted()
+    try:
+        shifted.atoms(model.parameters)
+    except UserError:
+        # they break the prior's order, or leave the range of the model
+        return thin
+    return shifted
 
 
 def save(name: str | Path, basis: Basis, dictionary: Dictionary | None, *, force: bool = False) -> None:
@@ -206,27 +208,3 @@ def table(basis: Basis) -> str:
                 cells += f"{'-':>11}" if figure is None else f"{100 * figure:11.2f}"
         lines.append(cells)
     return "\n".join(lines)
-
-
-def _sized(prior: Prior, size: str, option: str, model: SignalModel) -> Prior | None:
-    if size == "none":
-        return None
-    if size == "grid":
-        return prior
-    if not size.isdecimal():
-        raise UserError(f"{option} is {size!r}, expected grid, none or a number")
-    return prior.thinned(int(size), model.parameters)
-
-
-def _probe(model: SignalModel, prior: Prior, *, jacobian: bool) -> float:
-    """Return the seconds that simulating a prior will take, from a few atoms of every tissue."""
-    run = model.signal_and_jacobian if jacobian else model.signal
-    seconds = 0.0
-    for tissue in prior.tissues:
-        theta = prior.atoms(tissue, model.parameters)
-        sample = theta[np.random.default_rng(0).integers(0, len(theta), _PROBED)]
-        run(sample[:1])  # compiles
-        start = time.perf_counter()
-        run(sample)
-        seconds += (time.perf_counter() - start) / _PROBED * len(theta)
-    return seconds

@@ -7,8 +7,14 @@ other derivatives (Eq. 2-3 of the paper). In a subspace phi there are two compre
     B_ac = 1 / ||phi^H j_i||^2                        approximate: orthogonalise, then compress
     B_ec = 1 / ||(phi^H ds/dtheta)_i,orthogonal||^2   exact: compress, then orthogonalise
 
-B_u <= B_ac <= B_ec. The loss of a bound is Delta B = 1 - B_u / B, from 0 to 1 (Eq. 8), that of the
-signal's energy 1 - ||phi^H s||^2 / ||s||^2 (Eq. 6).
+B_u <= B_ac <= B_ec, and none of the three grows with the rank. What a subspace costs, as we read the paper:
+
+    1 - ||phi^H s||^2 / ||s||^2    energy loss, Eq. (6), of each signal
+    1 - B_u / B                    loss Delta B of a bound, Eq. (8), 0 to 1; B is B_ac or B_ec
+    R = mean of B_u / B_ec         what is retained, Eq. (13): 1 minus the mean exact loss
+
+A basis of rank K contains those of all lower ranks as its first columns. The ``by_rank`` functions give
+the figures of all of them from one compression.
 
 ``fisher="complex"`` (the paper's) projects over the complex numbers, F = J^H J. ``fisher="real"``
 projects over the reals with M0 as two real parameters, F = Re(J^H J) with the columns s and i s.
@@ -27,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .jit import kernel, prange
+from . import orthogonal, threads
 from .model import Parameter
 
 if TYPE_CHECKING:
@@ -86,35 +92,27 @@ def orthogonalise(
     Raises
     ------
     ValueError
-        Shapes do not fit, a value is not finite, or `fisher` is neither of the two.
+        Shapes do not fit, a value is not finite, `targets` are not distinct parameters, or `fisher` is
+        neither of the two.
 
     Notes
     -----
-    Columns are normalised, then orthogonalised by modified Gram-Schmidt, twice; a column that
-    is zero or dependent (see `DEPENDENT`) is left out of the projection.
+    Columns are normalised first, so scales do not matter. A column that is zero or dependent (see
+    `DEPENDENT`) is left out of the projection. An atom whose numbers are all imaginary (or real) has
+    parts that are exactly so, at half the price. Arrays of complex128 in C order are not copied.
     """
-    if fisher not in ("real", "complex"):
-        raise ValueError(f"fisher is {fisher!r}, expected 'real' or 'complex'")
-    signal, jac = np.asarray(signal, np.complex128), np.asarray(jac, np.complex128)
-    if signal.ndim != 2 or jac.ndim != 3 or jac.shape[0] != len(signal) or jac.shape[2] != signal.shape[1]:
-        raise ValueError(f"signal {signal.shape} and jac {jac.shape} do not fit, expected (B, T) and (B, P, T)")
-    if not (np.isfinite(signal).all() and np.isfinite(jac).all()):
-        bad = np.flatnonzero(~(np.isfinite(signal).all(-1) & np.isfinite(jac).all((-2, -1))))
-        raise ValueError(f"signal or jac is not finite for {len(bad)} atoms, the first being atom {bad[0]}")
-    targets = list(range(jac.shape[1])) if targets is None else list(targets)
-    others = [i for i in range(jac.shape[1]) if i not in targets]
-    head = [signal] if fisher == "complex" else [signal, 1j * signal]
-    # stacking follows the memory layout of its inputs, and a view as real numbers needs C order
-    columns = np.ascontiguousarray(np.stack([*head, *(jac[:, i] for i in [*others, *targets])], axis=1))
-    work = columns if fisher == "complex" else columns.view(np.float64)
-    unit, norm = np.zeros((len(signal), len(targets), work.shape[2]), work.dtype), np.zeros((len(signal), len(targets)))
-    _orthogonalise(work, len(targets), DEPENDENT, unit, norm)
-    return Orthogonal(unit.view(np.complex128), norm)
+    signal, jac = np.ascontiguousarray(signal, np.complex128), np.ascontiguousarray(jac, np.complex128)
+    targets = _checked(signal, jac, targets, fisher)
+    unit, norm = _solved(signal, jac, targets, fisher, signal.shape[1:], with_units=True)
+    return Orthogonal(unit, norm[0])
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Cramer-Rao bounds (B, I) of a batch: uncompressed, approximately and exactly compressed."""
+    """Cramer-Rao bounds of a batch: uncompressed, approximately and exactly compressed.
+
+    Arrays (B, I) for one basis, (K, B, I) for all ranks of a basis.
+    """
 
     uncompressed: NDArray[np.float64]
     approximate: NDArray[np.float64]
@@ -143,11 +141,71 @@ def bounds(
     ValueError
         Shapes do not fit, or a value is not finite.
     """
-    full = orthogonalise(signal, jac, targets=targets, fisher=fisher)
-    compressed = orthogonalise(signal @ phi.conj(), jac @ phi.conj(), targets=targets, fisher=fisher)
-    kept = np.linalg.norm(full.unit @ phi.conj(), axis=-1)
+    found = _bounds(signal, jac, phi, targets, fisher, np.shape(phi)[1:])
+    return Bounds(found.uncompressed[0], found.approximate[0], found.exact[0])
+
+
+def bounds_by_rank(
+    signal: NDArray[Any],
+    jac: NDArray[Any],
+    phi: NDArray[Any],
+    *,
+    targets: Sequence[int] | None = None,
+    fisher: Fisher = "real",
+) -> Bounds:
+    """Return what `bounds` does for phi[:, :1], phi[:, :2], .. phi, as arrays (K, B, I).
+
+    Parameters, and what is raised, are those of `bounds`. Each rank is orthogonalised for itself: the
+    inverse of a Fisher matrix would lose its condition, which is large when the rank is just sufficient.
+    """
+    return _bounds(signal, jac, phi, targets, fisher, range(1, np.shape(phi)[-1] + 1))
+
+
+def coefficients(rows: NDArray[Any], phi: NDArray[Any]) -> NDArray[np.complex128]:
+    """Return phi^H s for rows s (..., T) and phi (T, K), as (..., K); in real arithmetic where phi is real.
+
+    Rows that are all imaginary (or real) have coefficients that are exactly so in a real phi.
+    """
+    flat = np.reshape(rows, (-1, len(phi)))
+    if np.iscomplexobj(phi):
+        return np.asarray(flat @ phi.conj(), np.complex128).reshape(*rows.shape[:-1], phi.shape[1])
+    found = np.zeros((len(flat), phi.shape[1]), np.complex128)
+    for source, out in ((flat.real, found.real), (flat.imag, found.imag)):
+        if source.any():
+            # a product with a strided factor would not be left to BLAS
+            out[...] = np.ascontiguousarray(source) @ phi
+    return found.reshape(*rows.shape[:-1], phi.shape[1])
+
+
+def bounds_of_coefficients(
+    uncompressed: NDArray[np.float64],
+    unit: NDArray[Any],
+    signal: NDArray[Any],
+    jac: NDArray[Any],
+    *,
+    ranks: Sequence[int],
+    targets: Sequence[int],
+    fisher: Fisher,
+) -> Bounds:
+    """Return the bounds (N, B, I) at N ranks from the coefficients of a batch.
+
+    Parameters
+    ----------
+    uncompressed : array (B, I)
+        B_u.
+    unit, signal, jac : arrays (B, I, K), (B, K), (B, P, K)
+        `coefficients` of `Orthogonal.unit`, of the signals and of the derivatives.
+    ranks : sequence of N ints
+        Numbers of coefficients, 1 to K.
+    targets, fisher
+        As in `orthogonalise`.
+    """
+    signal, jac = np.ascontiguousarray(signal, np.complex128), np.ascontiguousarray(jac, np.complex128)
+    targets = _checked(signal, jac, targets, fisher)
+    norm = _solved(signal, jac, targets, fisher, ranks, with_units=False)[1]
+    kept = _energy_by_rank(unit)[np.asarray(ranks, int) - 1]
     with np.errstate(divide="ignore"):
-        return Bounds(full.bound, full.bound / kept**2, compressed.bound)
+        return Bounds(np.broadcast_to(uncompressed, norm.shape), uncompressed / kept, 1 / norm**2)
 
 
 def crb_loss(uncompressed: NDArray[Any], compressed: NDArray[Any]) -> NDArray[np.float64]:
@@ -157,58 +215,86 @@ def crb_loss(uncompressed: NDArray[Any], compressed: NDArray[Any]) -> NDArray[np
     be lost; the result is NaN there, to be left out of means.
     """
     with np.errstate(invalid="ignore"):
-        return np.asarray(1 - uncompressed / compressed)
+        # rounding may leave the compressed bound finite
+        return np.where(np.isfinite(uncompressed), 1 - uncompressed / compressed, np.nan)
 
 
 def energy_loss(signal: NDArray[Any], phi: NDArray[Any]) -> NDArray[np.float64]:
     """Return the share of the energy of each signal (B, T) outside of phi (T, K) (Eq. 6); NaN for a zero signal."""
-    kept = np.sum(np.abs(signal @ phi.conj()) ** 2, axis=-1)
+    return energy_loss_by_rank(signal, phi)[-1]
+
+
+def energy_loss_by_rank(signal: NDArray[Any], phi: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the energy losses (K, B) outside of phi[:, :1], phi[:, :2], .. phi (T, K)."""
+    return energy_loss_of_coefficients(energy(signal), coefficients(signal, phi))
+
+
+def energy(signal: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the energies ||s||^2 (B,) of signals (B, T)."""
+    return np.sum(signal.real**2 + signal.imag**2, axis=-1)
+
+
+def energy_loss_of_coefficients(whole: NDArray[np.float64], coeff: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the energy losses (K, B) at each rank of signals with energies `whole` (B,) and `coefficients` (B, K)."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(1 - kept / np.sum(np.abs(signal) ** 2, axis=-1))
+        return np.asarray(1 - _energy_by_rank(coeff) / whole)
 
 
-@kernel(inline=True)
-def _project_out(x, basis, n):  # type: ignore[no-untyped-def]
-    """Remove the span of the first n orthonormal rows of `basis` from x, twice; return the norm."""
-    for _ in range(2):
-        for j in range(n):
-            overlap = x[0] * 0
-            for t in range(len(x)):
-                overlap += np.conj(basis[j, t]) * x[t]
-            for t in range(len(x)):
-                x[t] -= overlap * basis[j, t]
-    return np.sqrt(np.sum(np.abs(x) ** 2))
+def _energy_by_rank(coeff: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the energy (K, ...) of the first 1, 2, .. K of coefficients (..., K)."""
+    return np.cumsum(np.moveaxis(coeff.real**2 + coeff.imag**2, -1, 0), axis=0)
 
 
-@kernel(parallel=True)
-def _orthogonalise(columns, n_targets, tolerance, unit, norm):  # type: ignore[no-untyped-def]
-    n_columns, length = columns.shape[1], columns.shape[2]
-    n_fixed = n_columns - n_targets
-    for atom in prange(columns.shape[0]):
-        basis = np.empty((n_columns, length), columns.dtype)
-        x = np.empty(length, columns.dtype)
-        n_kept = 0
-        for target in range(-1, n_targets):
-            # the fixed columns once, then for each target all other targets, itself last
-            count = n_fixed if target < 0 else n_targets
-            n = 0 if target < 0 else n_kept
-            for step in range(count):
-                j = step if target < 0 else n_fixed + (target + 1 + step) % n_targets
-                size = np.sqrt(np.sum(np.abs(columns[atom, j]) ** 2))
-                if size == 0:
-                    continue
-                for t in range(length):
-                    x[t] = columns[atom, j, t] / size
-                rest = _project_out(x, basis, n)
-                if rest <= tolerance:
-                    continue
-                if target >= 0 and step == count - 1:
-                    for t in range(length):
-                        unit[atom, target, t] = x[t] / rest
-                    norm[atom, target] = rest * size
-                else:
-                    for t in range(length):
-                        basis[n, t] = x[t] / rest
-                    n += 1
-            if target < 0:
-                n_kept = n
+def _checked(signal: NDArray[Any], jac: NDArray[Any], targets: Sequence[int] | None, fisher: Fisher) -> list[int]:
+    if fisher not in ("real", "complex"):
+        raise ValueError(f"fisher is {fisher!r}, expected 'real' or 'complex'")
+    if signal.ndim != 2 or jac.ndim != 3 or jac.shape[0] != len(signal) or jac.shape[2] != signal.shape[1]:
+        raise ValueError(f"signal {signal.shape} and jac {jac.shape} do not fit, expected (B, T) and (B, P, T)")
+    known = list(range(jac.shape[1]))
+    chosen = known if targets is None else [int(i) for i in targets]
+    if len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+        raise ValueError(f"targets are {chosen}, expected distinct numbers below {len(known)}")
+    return chosen
+
+
+def _solved(
+    signal: NDArray[Any],
+    jac: NDArray[Any],
+    targets: Sequence[int],
+    fisher: Fisher,
+    lengths: Sequence[int],
+    *,
+    with_units: bool,
+) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
+    """Return the unit parts (B, I, T), or none, and norms (N, B, I) with the first so many frames alone."""
+    n, n_targets = len(signal), len(targets)
+    unit = np.zeros((n, n_targets if with_units else 0, signal.shape[1]), np.complex128)
+    norm, valid = np.zeros((len(lengths), n, n_targets)), np.ones(n, bool)
+    if n and signal.shape[1]:
+        # numba compiles anew for arrays that cannot be written to: let them all be such
+        pairs, jac_pairs = signal.view(np.float64), jac.view(np.float64)
+        pairs.flags.writeable = jac_pairs.flags.writeable = False
+        order = np.array([*(i for i in range(jac.shape[1]) if i not in targets), *targets], np.int64)
+        problem = pairs, jac_pairs, order, n_targets, fisher == "complex", np.array(lengths, np.int64)
+        # more pieces than threads, for atoms differ in price
+        orthogonal.orthogonalise(*problem, DEPENDENT, min(n, 4 * threads.count()), unit.view(np.float64), norm, valid)
+    if not valid.all():
+        bad = np.flatnonzero(~valid)
+        raise ValueError(f"signal or jac, squared, is not finite for {len(bad)} atoms, the first being atom {bad[0]}")
+    return unit, norm
+
+
+def _bounds(
+    signal: NDArray[Any],
+    jac: NDArray[Any],
+    phi: NDArray[Any],
+    targets: Sequence[int] | None,
+    fisher: Fisher,
+    ranks: Sequence[int],
+) -> Bounds:
+    full = orthogonalise(signal, jac, targets=targets, fisher=fisher)
+    if np.ndim(phi) != 2 or len(phi) != np.shape(signal)[1] or not np.shape(phi)[1]:
+        raise ValueError(f"phi has shape {np.shape(phi)}, expected (T, K) with T = {np.shape(signal)[1]}")
+    parts = (coefficients(np.asarray(rows), np.asarray(phi)) for rows in (full.unit, signal, jac))
+    chosen = range(np.shape(jac)[1]) if targets is None else targets
+    return bounds_of_coefficients(full.bound, *parts, ranks=ranks, targets=chosen, fisher=fisher)

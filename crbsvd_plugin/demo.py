@@ -121,7 +121,7 @@ def _make_bases(folder: Path, *, force: bool, report: Report, say: Callable[[str
         if accumulator is None:
             n_atoms = 0 if plan.atoms is None else plan.atoms.size(plan.model.parameters)
             say(
-                f"basis of {_SPEC}: {plan.training.size(plan.model.parameters)} fingerprints on coarser grids than the "
+                f"basis of {_SPEC}: {plan.training.size} fingerprints on coarser grids than the "
                 f"281,250 of the paper's Table I; dictionary of {n_atoms} atoms"
             )
             accumulator = plan.fold(report=report)

@@ -12,10 +12,11 @@ import numpy as np
 
 from . import files
 from .basis import Basis
+from .batches import iter_batches
 from .errors import UserError
 from .hdf5 import Sink
 from .model import Parameter, SignalModel
-from .prior import Prior, iter_batches
+from .prior import Prior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Dictionary:
     norm : float32 array (B,)
         ||phi^H s(theta)|| for M0 = 1.
     edge : bool array (B,)
-        Atoms at an end of the range of a parameter.
+        Atoms at an end of the range of a parameter; of draws, the outermost ones.
     digest : str
         `Basis.digest` of the basis.
     jac : complex64 array (B, P, K) or None
@@ -141,6 +142,23 @@ def _normalised(coeff: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return coeff / np.where(norm > 0, norm, 1)[:, None], norm
 
 
+def _at_an_end(theta: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which of the atoms (B, P) of a class lie at an end of the range of a parameter.
+
+    Draws have no outermost layer as a grid has one: of a parameter that has no value twice, the outermost
+    B^(1 - 1/P) atoms on either side are taken, as many as the layer of a grid with B points has.
+    """
+    varied = theta[:, theta.min(axis=0) < theta.max(axis=0)]
+    n, n_varied = varied.shape
+    edge = np.zeros(n, dtype=np.bool_)
+    for values in varied.T:
+        ranked = np.sort(values)
+        drawn = np.all(ranked[1:] > ranked[:-1])
+        layer = round(n ** (1 - 1 / n_varied)) if drawn else 1
+        edge |= (values <= ranked[layer - 1]) | (values >= ranked[-layer])
+    return edge
+
+
 def compress(
     model: SignalModel,
     prior: Prior,
@@ -164,16 +182,14 @@ def compress(
     progress : callable, optional
         Called with the number of atoms after each batch.
     """
-    theta, coeff, jac, edge = [], [], [], []
-    for batch in iter_batches(model, prior, jacobian=jacobian, progress=progress):
+    theta, coeff, jac = [], [], []
+    classes = prior.atoms(model.parameters)
+    for batch in iter_batches(model, classes, jacobian=jacobian, strided=False, progress=progress):
         theta.append(batch.theta)
         coeff.append(basis.project(batch.signal))
         if batch.jac is not None:
             jac.append(basis.project(batch.jac))
-    for tissue in prior.tissues:
-        atoms = prior.atoms(tissue, model.parameters)
-        varied = atoms[:, atoms.min(axis=0) < atoms.max(axis=0)]
-        edge.append(np.any((varied == varied.min(axis=0)) | (varied == varied.max(axis=0)), axis=1))
+    edge = [_at_an_end(atoms.theta) for atoms in classes]
     coefficients, norm = _normalised(np.concatenate(coeff))
     return Dictionary(
         model.parameters,

@@ -240,7 +240,12 @@ def _refused(sidecar: Path, error: OSError) -> Exception:
     reason = unwritable(error)
     if reason is None:
         return error
-    return UserError(f"cannot write {sidecar.parent / sidecar.stem}: {reason}; free some or choose another place")
+    return UserError(f"cannot write {_named(sidecar)}: {reason}; free some or choose another place")
+
+
+def _named(path: Path) -> Path:
+    """Return what the user calls a product: its sidecar without the suffix of ours, or a single file as it is."""
+    return path.with_name(path.name.removesuffix(".json"))
 
 
 def unwritable(error: OSError) -> str | None:

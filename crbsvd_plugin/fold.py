@@ -1,40 +1,36 @@
 """Fold fingerprints into what every basis needs, one batch at a time.
 
 CRB-SVD takes the leading left singular vectors of D = [(1 - lambda) S, lambda J], S the signals
-and J the unit-norm orthogonalised derivatives of the parameters of interest (Eq. 12). They are
-the leading eigenvectors of D D^H, which is a weighted sum of one T x T Gram matrix per tissue
-class and signal or parameter. Those are what is kept: additive over batches, in any order, and
-all weights and the rank are chosen afterwards, at the price of one eigenproblem.
+and J the unit-norm orthogonalised derivatives of the parameters of interest (Eq. 12). With every
+column c = U^T d of D expressed in the few dimensions U that fingerprints fill (`subspace`), they are
+U times the leading eigenvectors of a weighted sum of one small Gram matrix per tissue class and
+signal or parameter. Those are what is kept: additive over batches, in any order, and all weights
+and the rank are chosen afterwards, at the price of one small eigenproblem.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import crb
 from .basis import Basis, plain, turned
 from .errors import UserError
-from .model import Batch, Parameter, SignalModel
-from .prior import Prior, iter_batches
+from .gram import factor, outer, parts_of, resolution
+from .model import Batch, Parameter
+from .subspace import TOLERANCE, Subspace
+from .weighting import SIGNAL, Block, Kind, Weighting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
-SIGNAL = "signal"
-"""Name of the signals' block, beside the names of the parameters."""
-
-Weighting = Literal["svd", "loss"]
 _N_VALUES = 50
 
 
 class BasisAccumulator:
-    """Gram matrices of signals and of orthogonalised derivatives, per tissue class.
+    r"""Gram matrices of signals and of orthogonalised derivatives, per tissue class.
 
     Parameters
     ----------
@@ -46,11 +42,31 @@ class BasisAccumulator:
         How derivatives are orthogonalised, see `crb`.
     conjugate : bool
         Count every fingerprint and its conjugate, by half each; the basis is then real.
+    tolerance : float
+        Share of the energy of each block (tissue class and signal or parameter) that may fall
+        outside of the subspace; 0 keeps all T dimensions.
 
     Notes
     -----
-    Memory: 8 T^2 bytes per class and block, twice that once a batch is neither purely real nor
-    purely imaginary. A squared matrix resolves singular values above 1e-8 of the largest.
+    Memory: 8 (T r + n_blocks r^2) bytes, r the dimension of the subspace, twice r^2 where
+    signals are neither purely real nor purely imaginary (unless conjugates are counted).
+
+    What is guaranteed: each column of D loses once, when it is added, what falls outside of the subspace of
+    that moment, t_b <= tolerance E_b of the energy E_b of block b (after m levels of merging (m + 1)^2 / 10 of
+    it; `outside` reports t_b / E_b; see `Subspace` for how sure that is). With e^2 = sum_b factor_b t_b:
+
+    - While the subspace is that of the first batch, the losses that `finish` reports are exact (E_b is summed
+      before anything falls outside), and the weighted loss that CRB-SVD minimises is at most e^2 above that of
+      the dense SVD: dropping rows of U^T D cannot raise a singular value.
+    - Columns that came before it grew may have had parts along the new ones: a reported loss is then off by at
+      most 2 (t_b / E_b)^(1/2), and the square root of the weighted loss at most 2 e above the dense one.
+    - Singular values are off by at most e, and the sine of the angle between the subspaces is at most
+      2 e / (sigma_K - sigma_K+1), sigma being the dense singular values and e below half of the gap (Wedin).
+
+    Entry (i, j) of a Gram matrix has an error relative to |c_i| |c_j|, and the columns of U are ordered by size.
+    Real dictionaries follow that order: singular values are resolved as by an SVD of D. In complex ones small
+    singular vectors u hold some of the large columns; against another one, v, they are resolved to about
+    eps |C u| |C v| / (sigma_u^2 - sigma_v^2), C being the diagonal matrix of the norms |c_i|.
     """
 
     def __init__(
@@ -60,15 +76,21 @@ class BasisAccumulator:
         *,
         fisher: crb.Fisher = "real",
         conjugate: bool = False,
+        tolerance: float = TOLERANCE,
     ):
         self.parameters = tuple(parameters)
         self.n_frames = n_frames
         self.fisher: crb.Fisher = fisher
         self.conjugate = conjugate
+        self.subspace = Subspace(n_frames, tolerance=tolerance)
         self.targets = crb.interesting(self.parameters)
-        self.grams: dict[tuple[str, str], NDArray[Any]] = {}
+        self._grams: dict[Block, NDArray[Any]] = {}
+        self._energy: dict[Block, float] = {}
+        self._tail: dict[Block, float] = {}
         self.n_atoms: dict[str, int] = {}
         self.n_dependent: dict[str, int] = {}
+        # the first atom of every class and parameter whose derivative is zero or depends on others
+        self.dependent: dict[Block, list[float]] = {}
 
     @property
     def columns(self) -> list[str]:
@@ -79,6 +101,11 @@ class BasisAccumulator:
     def labels(self) -> list[str]:
         """The tissue classes met so far."""
         return list(self.n_atoms)
+
+    @property
+    def outside(self) -> dict[Block, float]:
+        """The share of the energy of every block that fell outside of the subspace."""
+        return {key: self._tail[key] / energy if energy else 0.0 for key, energy in self._energy.items()}
 
     def update(self, batch: Batch) -> None:
         """Add a batch of fingerprints with derivatives.
@@ -93,18 +120,31 @@ class BasisAccumulator:
         if batch.jac.shape[1:2] != (len(self.parameters),):
             raise ValueError(f"jac has shape {batch.jac.shape}, expected (B, P, T) with P = {len(self.parameters)}")
         orthogonal = crb.orthogonalise(batch.signal, batch.jac, targets=self.targets, fisher=self.fisher)
-        blocks = [batch.signal, *np.moveaxis(orthogonal.unit, 1, 0)]
-        for name, block in zip(self.columns, blocks, strict=True):
-            self._add(batch.label, name, batch.weight * self._gram(block))
-        self.n_atoms[batch.label] = self.n_atoms.get(batch.label, 0) + len(batch.theta)
         for i, name in enumerate(self.columns[1:]):
             dependent = np.flatnonzero(orthogonal.norm[:, i] == 0)
             if len(dependent):
                 self.n_dependent[name] = self.n_dependent.get(name, 0) + len(dependent)
-                logger.warning(
-                    "%s: d/d%s of %d fingerprints is zero or depends on other derivatives, first at theta = %s",
-                    batch.label, name, len(dependent), batch.theta[dependent[0]].tolist(),
-                )  # fmt: skip
+                self.dependent.setdefault((batch.label, name), batch.theta[dependent[0]].tolist())
+        self.add(batch.label, [batch.signal, *np.moveaxis(orthogonal.unit, 1, 0)], weight=batch.weight)
+
+    def add(self, label: str, blocks: Sequence[NDArray[Any]], *, weight: float = 1.0) -> None:
+        """Add signals and derivatives that are orthogonalised already.
+
+        Parameters
+        ----------
+        label : str
+            Tissue class.
+        blocks : sequence of arrays (B, T)
+            The signals, and the unit-norm orthogonalised derivatives of each parameter of interest.
+        weight : float
+            How many fingerprints each row stands for.
+        """
+        keys = [(label, name) for name in self.columns]
+        if len(blocks) != len(keys) or any(block.shape != (len(blocks[0]), self.n_frames) for block in blocks):
+            shapes = [block.shape for block in blocks]
+            raise ValueError(f"blocks have shapes {shapes}, expected {len(keys)} of (B, {self.n_frames})")
+        self._absorb(dict(zip(keys, blocks, strict=True)), weight)
+        self.n_atoms[label] = self.n_atoms.get(label, 0) + len(blocks[0])
 
     def merge(self, other: BasisAccumulator) -> None:
         """Add what another accumulator of the same kind holds.
@@ -112,25 +152,35 @@ class BasisAccumulator:
         Raises
         ------
         ValueError
-            The other one has other parameters, frames, Fisher matrix or conjugation.
+            The other one has other parameters, frames, Fisher matrix, conjugation or tolerance.
         """
-        kind = (self.parameters, self.n_frames, self.fisher, self.conjugate)
-        if kind != (other.parameters, other.n_frames, other.fisher, other.conjugate):
-            raise ValueError("accumulators of different parameters, frames, fisher or conjugate cannot be merged")
-        for (label, name), gram in other.grams.items():
-            self._add(label, name, gram)
-        for mine, theirs in ((self.n_atoms, other.n_atoms), (self.n_dependent, other.n_dependent)):
-            for key, count in theirs.items():
-                mine[key] = mine.get(key, 0) + count
+        if self._kind != other._kind:
+            raise ValueError(
+                "accumulators of another kind do not merge: parameters, frames, fisher, conjugate, tolerance"
+            )
+        # the other's Gram matrices as rows, in time: r of them instead of all fingerprints
+        rows = {key: (other.subspace.columns @ factor(other._gram(key))).T for key in other._grams}
+        known = {key: (self._energy.get(key, 0.0), self._tail.get(key, 0.0)) for key in rows}
+        theirs = {key: (other._energy[key], other._tail[key]) for key in rows}
+        self._absorb(rows, 1.0)
+        for key, (energy, tail) in theirs.items():
+            self._energy[key] = known[key][0] + energy
+            # what was outside there and what is outside here need not be orthogonal
+            here = max(self._tail[key] - known[key][1], 0.0)
+            self._tail[key] = known[key][1] + (tail**0.5 + here**0.5) ** 2
+        for mine, added in ((self.n_atoms, other.n_atoms), (self.n_dependent, other.n_dependent)):
+            for name, count in added.items():
+                mine[name] = mine.get(name, 0) + count
+        self.dependent = {**other.dependent, **self.dependent}
 
     def finish(
         self,
         rank: int,
         crb_weight: float,
         *,
-        weighting: Weighting = "svd",
+        weighting: Kind = "svd",
         parameter_weights: Mapping[str, float] | None = None,
-        class_weights: Mapping[str, float] | None = None,
+        class_weights: Mapping[Any, float] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> Basis:
         """Return the basis of the wanted rank and weights.
@@ -138,17 +188,9 @@ class BasisAccumulator:
         Parameters
         ----------
         rank : int
-            Number of coefficients K, 1 to T.
-        crb_weight : float
-            The paper's lambda, 0 (the traditional SVD) to 1.
-        weighting : {"svd", "loss"}
-            Eq. (12), signals times 1 - lambda and derivatives times lambda; or Eq. (5), the
-            squared losses weighted so.
-        parameter_weights : mapping of str to float, optional
-            Factors of the squared losses of single parameters; 1 where not given.
-        class_weights : mapping, optional
-            Factors per tissue class, by label, or by (label, parameter): "parameter X is of
-            interest in class Y only". 1 where not given.
+            Number of coefficients K, 1 to T and to what the fingerprints support.
+        crb_weight, weighting, parameter_weights, class_weights
+            See `Weighting`.
         info : mapping, optional
             Provenance to be kept with the basis.
 
@@ -157,143 +199,99 @@ class BasisAccumulator:
         UserError
             A weight or the rank is out of range, or a name is unknown.
         """
-        if not self.grams:
+        weights = Weighting(crb_weight, weighting, parameter_weights or {}, class_weights or {})
+        if not self._grams:
             raise UserError("the basis has no fingerprints to be made from; is the prior empty?")
         if not 1 <= rank <= self.n_frames:
             raise UserError(f"rank is {rank}, expected 1 to the number of frames, {self.n_frames}")
-        factors = self._factors(crb_weight, weighting, parameter_weights or {}, class_weights or {})
-        total = np.zeros((self.n_frames, self.n_frames))
-        for key, factor in factors.items():
-            if factor:
-                total = total + factor * self.grams[key]
+        factors = weights.factors(self._grams)
+        total = sum(
+            (share * self._gram(key) for key, share in factors.items() if share),
+            np.zeros((self.subspace.dimension,) * 2),
+        )
         if not total.any():
             raise UserError("nothing is left to make a basis from: what has a weight is zero; change the weights")
-        values, vectors = self._leading(total, max(rank, min(_N_VALUES, self.n_frames)))
-        phi = turned(vectors[:, :rank])
+        vectors, values, _ = np.linalg.svd(factor(total))
+        lost = sum(share * self._tail[key] for key, share in factors.items())
+        floor = np.maximum(resolution(total, vectors, sum(self.n_atoms.values())), lost**0.5)
+        supported = int(np.argmin([*(values > floor), False]))
+        if rank > supported:
+            limit = floor[: supported + 1][-1]
+            raise UserError(
+                f"rank is {rank}, but the fingerprints support only {supported} columns (further singular values are "
+                f"below {limit / values[0]:.1g} of the first); take a smaller rank or a wider prior"
+            )
+        phi = turned(self.subspace.columns @ vectors[:, :rank])
         facts = {
-            "crb_weight": crb_weight,
-            "weighting": weighting,
+            **weights.info,
             "fisher": self.fisher,
             "conjugate": self.conjugate,
-            "parameter_weights": dict(parameter_weights or {}),
-            "class_weights": {str(key): value for key, value in (class_weights or {}).items()},
             "n_atoms": self.n_atoms,
             "n_dependent": self.n_dependent,
+            "dimension": self.subspace.dimension,
+            "outside": max(self.outside.values()),
             "losses": self.losses(phi),
             **(info or {}),
         }
-        return Basis(phi, np.sqrt(np.maximum(values, 0)), plain(facts))
+        return Basis(phi, values[: max(rank, _N_VALUES)], plain(facts))
 
     def losses(self, phi: NDArray[Any]) -> dict[str, dict[str, float]]:
-        """Return what phi (T, K) loses, per class and over all classes.
+        """Return what phi (T, K), columns in the subspace, loses, per class and over all classes.
 
         ``signal``: share of the energy outside of phi (Eq. 6, summed over fingerprints before
         dividing); each parameter: mean loss of its approximate bound (Eq. 8 with B_ac).
         """
+        coeff = self.subspace.columns.T @ phi
         kept: dict[str, dict[str, tuple[float, float]]] = {}
-        for (label, name), gram in self.grams.items():
-            inside = float(np.real(np.sum(phi.conj() * (gram @ phi))))
-            whole = float(np.real(np.trace(gram)))
-            for group in (label, "all"):
-                a, b = kept.setdefault(group, {}).get(name, (0.0, 0.0))
-                kept[group][name] = (a + inside, b + whole)
+        for key, whole in self._energy.items():
+            inside = float(np.real(np.sum(coeff.conj() * (self._gram(key) @ coeff))))
+            for group in (key[0], "all"):
+                a, b = kept.setdefault(group, {}).get(key[1], (0.0, 0.0))
+                kept[group][key[1]] = (a + inside, b + whole)
         return {
             group: {name: 1 - inside / whole for name, (inside, whole) in blocks.items() if whole > 0}
             for group, blocks in kept.items()
         }
 
-    def _gram(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Return sum s s^H of rows (B, T): real where all rows share one of the axes, or conjugates count half each."""
-        parts = [np.ascontiguousarray(part) for part in (rows.real, rows.imag) if part.any()]
-        if len(parts) == 2 and not self.conjugate:
-            return np.asarray(rows.T @ rows.conj())
-        return np.asarray(sum((part.T @ part for part in parts), np.zeros((self.n_frames, self.n_frames))))
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return all that `restore` needs: plain values and arrays."""
+        values = {
+            "blocks": [list(key) for key in self._grams],
+            "energy": list(self._energy.values()),
+            "tail": list(self._tail.values()),
+            "n_atoms": self.n_atoms,
+            "n_dependent": self.n_dependent,
+            "dependent": [[*key, theta] for key, theta in self.dependent.items()],
+            "dimension": self.subspace.dimension,
+        }
+        return plain(values), {"frame": self.subspace.frame} | {
+            f"gram{i}": gram for i, gram in enumerate(self._grams.values())
+        }
 
-    def _add(self, label: str, name: str, gram: NDArray[Any]) -> None:
-        present = self.grams.get((label, name))
-        self.grams[label, name] = gram.copy() if present is None else present + gram
+    def restore(self, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become, bit for bit, the accumulator of the same kind whose state this is."""
+        keys = [(str(label), str(name)) for label, name in values["blocks"]]
+        self._grams = {key: arrays[f"gram{i}"] for i, key in enumerate(keys)}
+        self._energy = dict(zip(keys, values["energy"], strict=True))
+        self._tail = dict(zip(keys, values["tail"], strict=True))
+        self.n_atoms, self.n_dependent = dict(values["n_atoms"]), dict(values["n_dependent"])
+        self.dependent = {(label, name): theta for label, name, theta in values["dependent"]}
+        self.subspace = Subspace.restored(arrays["frame"], values["dimension"], tolerance=self.subspace.tolerance)
 
-    def _factors(
-        self,
-        crb_weight: float,
-        weighting: Weighting,
-        parameter_weights: Mapping[str, float],
-        class_weights: Mapping[Any, float],
-    ) -> dict[tuple[str, str], float]:
-        if not 0 <= crb_weight <= 1:
-            raise UserError(f"crb weight is {crb_weight}, expected 0 (signals only) to 1 (derivatives only)")
-        if weighting not in ("svd", "loss"):
-            raise UserError(f"weighting is {weighting!r}, expected 'svd' (Eq. 12) or 'loss' (Eq. 5)")
-        for name in parameter_weights.keys() - set(self.columns[1:]):
-            raise UserError(f"parameter weight of {name!r}: unknown, expected one of {self.columns[1:]}")
-        for key in class_weights:
-            label, name = key if isinstance(key, tuple) else (key, SIGNAL)
-            if label not in self.labels or name not in self.columns:
-                known = f"one of {self.labels}, or with {self.columns}"
-                raise UserError(f"class weight of {key!r}: unknown, expected {known}")
-        if any(not 0 <= w < np.inf for w in [*parameter_weights.values(), *class_weights.values()]):
-            raise UserError("parameter and class weights must be at least 0 and finite")
-        power = 2 if weighting == "svd" else 1
-        shares = {name: crb_weight**power * parameter_weights.get(name, 1.0) for name in self.columns[1:]}
-        shares[SIGNAL] = (1 - crb_weight) ** power
-        factors = {}
-        for label, name in self.grams:
-            factors[label, name] = shares[name] * class_weights.get(label, 1.0) * class_weights.get((label, name), 1.0)
-        return factors
+    @property
+    def _kind(self) -> tuple[object, ...]:
+        return self.parameters, self.n_frames, self.fisher, self.conjugate, self.subspace.tolerance
 
-    @staticmethod
-    def _leading(total: NDArray[Any], n: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        from scipy.linalg import eigh
+    def _gram(self, key: Block) -> NDArray[Any]:
+        """Return the Gram matrix of a block in the subspace as it is now, (r, r)."""
+        gram = self._grams[key]
+        return np.pad(gram, (0, self.subspace.dimension - len(gram)))
 
-        size = len(total)
-        values, vectors = eigh(total, subset_by_index=(size - n, size - 1))
-        return values[::-1], vectors[:, ::-1]
-
-
-def compute_basis(
-    model: SignalModel,
-    prior: Prior,
-    *,
-    rank: int,
-    crb_weight: float,
-    weighting: Weighting = "svd",
-    fisher: crb.Fisher = "real",
-    conjugate: bool = False,
-    progress: Callable[[int], object] | None = None,
-) -> Basis:
-    """Simulate a prior and return its CRB-SVD basis.
-
-    Parameters
-    ----------
-    model, prior
-        What to simulate.
-    rank, crb_weight, weighting
-        As in `BasisAccumulator.finish`.
-    fisher, conjugate
-        As in `BasisAccumulator`.
-    progress : callable, optional
-        Called with the number of atoms after each batch.
-
-    Raises
-    ------
-    UserError
-        A weight or the rank is out of range.
-    """
-    accumulator = fold(model, prior, fisher=fisher, conjugate=conjugate, progress=progress)
-    info = {"model": model.spec, "prior": prior.spec}
-    return accumulator.finish(rank, crb_weight, weighting=weighting, info=info)
-
-
-def fold(
-    model: SignalModel,
-    prior: Prior,
-    *,
-    fisher: crb.Fisher = "real",
-    conjugate: bool = False,
-    progress: Callable[[int], object] | None = None,
-) -> BasisAccumulator:
-    """Simulate a prior and return its accumulator, from which many bases can be finished."""
-    accumulator = BasisAccumulator(model.parameters, model.n_frames, fisher=fisher, conjugate=conjugate)
-    for batch in iter_batches(model, prior, progress=progress):
-        accumulator.update(batch)
-    return accumulator
+    def _absorb(self, blocks: Mapping[Block, NDArray[Any]], weight: float) -> None:
+        parts = {key: parts_of(rows) for key, rows in blocks.items()}
+        coeff, energy, tail = self.subspace.project(parts)
+        for key in blocks:
+            gram = outer(coeff[key], self.subspace.dimension, self.conjugate)
+            self._grams[key] = weight * gram + (self._gram(key) if key in self._grams else 0)
+            self._energy[key] = self._energy.get(key, 0.0) + weight * energy[key]
+            self._tail[key] = self._tail.get(key, 0.0) + weight * tail[key]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,17 @@ def cache_folder() -> Path | None:
             return folder
     except OSError:
         return None
+
+
+def _save_if_possible(compiled: Any) -> None:
+    """Let compiled code that cannot be kept (a full disk) be used all the same; numba would raise."""
+    save = compiled._cache.save_overload
+
+    def save_or_not(signature: object, data: object) -> None:
+        with suppress(OSError):
+            save(signature, data)
+
+    compiled._cache.save_overload = save_or_not
 
 
 def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[F], F]:
@@ -57,6 +69,8 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
             )(function)
         finally:
             numba.config.CACHE_DIR = before
+        if folder is not None:
+            _save_if_possible(compiled)
         return compiled
 
     return decorate

@@ -7,12 +7,30 @@ SPEC is the name of a built-in model or a TOML file:
     flip_angles = ["10 deg", "20 deg"]
     prior = "mao-mrf-table1"          # of the basis
     fit_prior = "t1-t2"               # of the dictionary
+
+Each of the two priors is the name of a preset or a table, whose words are those of the sidecar of a basis:
+
+    [prior]
+    name = "brain"                    # optional
+    ordered = [["T2", "T1"]]          # optional: atoms with T2 > T1 are left out
+    [[prior.tissues]]
+    label = "wm"
+    n = 4000                          # draws; not given: the product of the values, which must be grids
+    weight = 2.0                      # optional: how much an atom counts
+    T1 = { kind = "normal", mean = "800 ms", sd = "100 ms", low = "0.5 s", high = "1.2 s" }   # low, high: optional
+    T2 = { kind = "log-uniform", low = "20 ms", high = "200 ms" }                             # or "uniform"
+    [[prior.tissues]]
+    label = "csf"
+    T1 = { kind = "grid", low = 3.0, high = 5.0, n = 40, spacing = "log" }    # high is not a value itself
+    T2 = 2.0                          # a fixed value
 """
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +38,31 @@ from typing import Any
 import numpy as np
 
 from . import models
+from .distribution import Distribution, Grid, Normal, Uniform, fixed
 from .errors import UserError, nearest
-from .model import SignalModel
-from .prior import PRESETS, Prior
+from .model import Parameter, SignalModel
+from .prior import PRESETS, Prior, Tissue
 
-_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "rad": 1.0, "deg": np.pi / 180}
+# unit: its size, and the SI unit of what it measures
+_UNITS = {
+    "s": (1.0, "s"),
+    "ms": (1e-3, "s"),
+    "us": (1e-6, "s"),
+    "rad": (1.0, "rad"),
+    "deg": (np.pi / 180, "rad"),
+    "1/s": (1.0, "1/s"),
+    "rad/s": (1.0, "rad/s"),
+    "Hz": (2 * np.pi, "rad/s"),  # of an off-resonance; rates are in 1/s
+}
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S+)")
+_MOST_ATOMS = 10**8  # a few GB of theta
+# kind: what it must have, and what it may have
+_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "grid": (("low", "high", "n"), ("spacing",)),
+    "uniform": (("low", "high"), ()),
+    "log-uniform": (("low", "high"), ()),
+    "normal": (("mean", "sd"), ("low", "high")),
+}
 _PRIORS = {"mrf-fisp": {"prior": "mao-mrf-table1", "fit_prior": "t1-t2"}}
 
 
@@ -61,30 +99,36 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
     model = models.build({key: _plain(value, key) for key, value in content.items()})
     chosen = _PRIORS.get(content["name"], {}) | named
-    return Spec(model, _preset(chosen.get("prior"), "prior"), _preset(chosen.get("fit_prior"), "fit_prior"))
+    prior, fit_prior = (_prior(chosen.get(key), key, model.parameters) for key in ("prior", "fit_prior"))
+    return Spec(model, prior, fit_prior)
 
 
-def quantity(text: str) -> float:
+def quantity(text: str, *, si: str | None = None) -> float:
     """Return a number with a unit, such as ``"5 ms"`` or ``"30deg"``, in SI units.
+
+    Parameters
+    ----------
+    text : str
+        The number and s, ms, us, rad, deg, 1/s, rad/s or Hz (2 pi rad/s).
+    si : str, optional
+        SI unit of what is expected: ``"s"`` refuses degrees.
 
     Raises
     ------
     UserError
-        It is no number, or the unit is unknown.
+        It is no number, or the unit is unknown or measures something else.
 
     Examples
     --------
     >>> quantity("5 ms")
     0.005
     """
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz").rstrip()
-    unit = text[len(number) :].strip()
-    try:
-        return float(number) * _UNITS[unit]
-    except (KeyError, ValueError):
-        raise UserError(
-            f"{text!r} is not a quantity, expected a number and one of {', '.join(_UNITS)}, as in '5 ms'"
-        ) from None
+    found = _QUANTITY.fullmatch(text.strip())
+    units = {name: size for name, (size, measured) in _UNITS.items() if si in (None, measured)}
+    if found is None or found[2] not in units:
+        known = f"number and one of {', '.join(units)}, as in '5 {next(iter(units))}'" if units else "plain number"
+        raise UserError(f"{text!r} is not a quantity, expected a {known}")
+    return float(found[1]) * units[found[2]]
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -123,9 +167,97 @@ def _plain(value: Any, key: str) -> Any:
     raise UserError(f"{key} is {value!r}, expected a number, a quantity or a list of them")
 
 
-def _preset(name: object, key: str) -> Prior:
-    if not isinstance(name, str) or name not in PRESETS:
+def _prior(content: object, key: str, parameters: Sequence[Parameter]) -> Prior:
+    """Return a preset by its name, or the prior of a table, which is known to fit the model."""
+    if not isinstance(content, Mapping):
+        if not isinstance(content, str) or content not in PRESETS:
+            raise UserError(
+                f"{key} {content!r} is unknown, expected a table or one of: {', '.join(PRESETS)}"
+                f"{nearest(str(content), PRESETS)}"
+            )
+        return PRESETS[content]
+    _check_keys(content, key, ["tissues"], ["name", "ordered"])
+    name, ordered, tissues = content.get("name", key), content.get("ordered", []), content["tissues"]
+    if not isinstance(name, str):
+        raise UserError(f"{key}: name is {name!r}, expected a text in quotes")
+    if not isinstance(tissues, list) or not all(isinstance(tissue, Mapping) for tissue in tissues):
+        raise UserError(f"{key}: tissues is {tissues!r}, expected tables, each under [[{key}.tissues]]")
+    if not isinstance(ordered, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(entry, str) for entry in pair) for pair in ordered
+    ):
+        raise UserError(f'{key}: ordered is {ordered!r}, expected pairs of parameters, as in [["T2", "T1"]]')
+    _check_known((entry for pair in ordered for entry in pair), f"{key}: ordered", [p.name for p in parameters])
+    pairs = tuple((lesser, greater) for lesser, greater in ordered)
+    prior = Prior(name, tuple(_tissue(tissue, key, parameters) for tissue in tissues), pairs)
+    if len(tissues) > 1 and "all" in (tissue.label for tissue in prior.tissues):
+        raise UserError(f"{key}: label 'all' stands for all tissues together, expected another one")
+    prior.size(parameters)  # refuses what does not fit now, and not after the first hour
+    return prior
+
+
+def _tissue(content: Mapping[str, Any], key: str, parameters: Sequence[Parameter]) -> Tissue:
+    where = f"{key}: tissue {content.get('label', '')!r}"
+    _check_keys(content, where, ["label", *(parameter.name for parameter in parameters)], ["n", "weight"])
+    label, n, weight = content["label"], content.get("n"), content.get("weight", 1.0)
+    if not isinstance(label, str):
+        raise UserError(f"{where}: label is {label!r}, expected a text in quotes")
+    values = {p.name: _distribution(content[p.name], f"{where}: {p.name}", p.unit) for p in parameters}
+    found = Tissue(label, values, _number(weight, f"{where}: weight"), n if n is None else _whole(n, f"{where}: n"))
+    n_atoms = found.n or math.prod(grid.n for grid in values.values() if isinstance(grid, Grid))
+    if n_atoms > _MOST_ATOMS:
+        raise UserError(f"{where} has {n_atoms} atoms, expected at most {_MOST_ATOMS}; take a smaller n")
+    return found
+
+
+def _distribution(content: object, where: str, unit: str) -> Distribution:
+    if not isinstance(content, Mapping):
+        value = _number(content, where, unit)
+        if not np.isfinite(value):
+            raise UserError(f"{where} is {value}, expected a finite number")
+        return fixed(value)
+    kind = content.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(
-            f"{key} {name!r} is unknown, expected one of: {', '.join(PRESETS)}{nearest(str(name), PRESETS)}"
+            f"{where}: kind {kind!r} is unknown, expected one of: {', '.join(_KINDS)}{nearest(str(kind), _KINDS)}"
         )
-    return PRESETS[name]
+    needed, optional = _KINDS[kind]
+    _check_keys(content, f"{where}: {kind}", ["kind", *needed], optional)
+    of = {k: _number(v, f"{where}: {k}", unit) for k, v in content.items() if k not in ("kind", "n", "spacing")}
+    try:
+        if kind == "normal":
+            return Normal(of["mean"], of["sd"], of.get("low", -np.inf), of.get("high", np.inf))
+        if kind == "grid":
+            n = _whole(content["n"], f"{where}: n")
+            return Grid(of["low"], of["high"], n, content.get("spacing", "linear"))
+        return Uniform(of["low"], of["high"], "log" if kind == "log-uniform" else "linear")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _number(value: object, where: str, unit: str = "") -> float:
+    """Return a plain number as it is, and a quantity in `unit`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return quantity(value if isinstance(value, str) else repr(value), si=unit)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _whole(value: object, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{where} is {value!r}, expected a whole number")
+    return value
+
+
+def _check_keys(content: Mapping[str, Any], where: str, needed: Sequence[str], optional: Sequence[str]) -> None:
+    _check_known(content, where, [*needed, *optional])
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise UserError(f"{where} has no {missing[0]}, expected {', '.join(needed)}")
+
+
+def _check_known(names: Iterable[str], where: str, known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where} has {name!r}, expected one of: {', '.join(known)}{nearest(name, known)}")

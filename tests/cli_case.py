@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from crbsvd_plugin.cli import main
 
@@ -58,3 +61,24 @@ def run(*arguments: str, cwd: Path, command: list[str] | None = None, **options:
         [*(command or COMMAND), *arguments],
         cwd=cwd, env=variables, capture_output="stdout" not in options, text=True, timeout=300, check=False, **options,
     )  # fmt: skip
+
+
+def refuser(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Give what runs the command in this process, in a folder that must stay as it is, and returns its one line."""
+
+    def refuse(*arguments: str, changes: bool = False) -> str:
+        before = listing(folder)
+        capsys.readouterr()
+        signal.alarm(60)  # what hangs shall fail
+        status = main(list(arguments))
+        signal.alarm(0)
+        out, err = capsys.readouterr()
+        assert (status, out) == (2, ""), err
+        assert err.startswith("crbsvd: ")
+        assert err.count("\n") == 1, err
+        assert err.endswith("\n")
+        assert changes or listing(folder) == before
+        return err
+
+    yield refuse
+    signal.alarm(0)

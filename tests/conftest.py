@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,9 @@ hypothesis.settings.load_profile("crbsvd")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_skipped] = 0
+    # a shell without job control starts what it puts into the background with SIGINT ignored, and children inherit that
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,23 +32,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """Run the command in this process, and return the one line that it says."""
-
-    def refuse(*arguments: str) -> str:
-        before = cli_case.listing(here)
-        capsys.readouterr()
-        signal.alarm(60)  # what hangs shall fail
-        status = main(list(arguments))
-        signal.alarm(0)
-        out, err = capsys.readouterr()
-        assert (status, out) == (2, ""), err
-        assert err.startswith("crbsvd: ")
-        assert err.count("\n") == 1, err
-        assert err.endswith("\n")
-        assert cli_case.listing(here) == before
-        return err
-
-    yield refuse
-    signal.alarm(0)
+    yield from cli_case.refuser(here, capsys)
 
 
 def edit(change: Callable[[h5py.Dataset], None]) -> None:

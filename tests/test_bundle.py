@@ -18,7 +18,7 @@ from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.bundle import Request
 from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.fold import compute_basis
+from crbsvd_plugin.training import compute_basis
 
 SHORT = (f"flip_angles={models.build({'name': 'mrf-fisp'}).spec['flip_angles'][::16]}",)
 REQUEST = Request(spec="mrf-fisp", settings=SHORT, rank=3, train="150", atoms="100")
@@ -67,7 +67,7 @@ def test_the_basis_is_that_of_the_request(tmp_path: Path) -> None:
     request = replace(REQUEST, rank=4, crb_weight=0.5, weighting="loss", fisher="complex", conjugate=True, atoms="none")
     plan = bundle.plan(request, str(tmp_path / "b"), force=False)
     expected = compute_basis(
-        plan.model, plan.training, rank=4, crb_weight=0.5, weighting="loss", fisher="complex", conjugate=True
+        plan.model, plan.prior, rank=4, crb_weight=0.5, weighting="loss", fisher="complex", conjugate=True
     )
     basis = plan.make(report=silent)
     np.testing.assert_allclose(basis.phi, expected.phi, atol=1e-10)
@@ -84,8 +84,8 @@ def test_the_basis_is_that_of_the_request(tmp_path: Path) -> None:
 def test_losses_are_measured_off_the_points_of_the_training(tmp_path: Path, train: str) -> None:
     plan = bundle.plan(replace(REQUEST, train=train), str(tmp_path / "b"), force=False)
     parameters = plan.model.parameters
-    for tissue, trained in zip(plan.held_out.tissues, plan.training.tissues, strict=True):
-        held_out, training = plan.held_out.atoms(tissue, parameters), plan.training.atoms(trained, parameters)
+    for tissue, trained in zip(plan.held_out.atoms(parameters), plan.prior.atoms(parameters), strict=True):
+        held_out, training = tissue.theta, trained.theta
         assert len(held_out) > 30
         same = np.isclose(held_out[:, None], training, rtol=1e-9).all(axis=-1)
         assert not same.any()
@@ -130,8 +130,8 @@ def test_a_train_too_short_for_its_parameters_still_gives_a_basis(tmp_path: Path
 def test_the_table_lists_classes_and_parameters(tmp_path: Path) -> None:
     basis = made(REQUEST, tmp_path / "b")
     lines = bundle.table(basis).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["gm+wm", "all", "fat", "csf"]
-    values = [float(word) for word in lines[2].split()[1:]]
+    assert [line.split()[0] for line in lines[1:]] == ["gm+wm", "fat", "csf", "all"]
+    values = [float(word) for word in lines[-1].split()[1:]]
     losses = basis.info["held_out"]["all"]
     expected = [losses["signal"]["energy"], *(losses[n][f] for n in ("T1", "T2") for f in ("exact", "approximate"))]
     np.testing.assert_allclose(values, 100 * np.array(expected), atol=5e-3)
@@ -169,8 +169,8 @@ def test_force_does_not_replace_a_dictionary_that_is_not_its_own(tmp_path: Path)
         ({"rank": 66}, "--rank is 66"),
         ({"crb_weight": 1.5}, "--crb-weight is 1.5, expected 0 to 1"),
         ({"crb_weight": float("nan")}, "--crb-weight is nan"),
-        ({"train": "none"}, "--train is none, expected grid or a number"),
-        ({"train": "-5"}, "--train is '-5', expected grid, none or a number"),
+        ({"train": "none"}, "--train is 'none', expected grid or a number"),
+        ({"train": "-5"}, "--train is '-5', expected grid or a number"),
         ({"atoms": "many"}, "--atoms is 'many'"),
         ({"atoms": "0"}, "number of atoms is 0"),
         ({"spec": "mrf-fips"}, "did you mean 'mrf-fisp'"),

@@ -1,44 +1,16 @@
-"""Cramer-Rao bounds against QR, dense projections and inverse Fisher matrices."""
+"""Orthogonal parts and Cramer-Rao bounds against QR, dense projections and inverse Fisher matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from crb_case import FISHERS, Array, Fisher, as_real, fisp_data, gaussian, random_data
 
-from crbsvd_plugin import crb, models
-from crbsvd_plugin.assess import assess
-from crbsvd_plugin.basis import Basis
-from crbsvd_plugin.fold import fold
+from crbsvd_plugin import crb
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.prior import PRESETS
-
-Array = NDArray[Any]
-Fisher = Literal["real", "complex"]
-FISHERS: tuple[Fisher, Fisher] = ("real", "complex")
-SCALES = (4e4, 2e-3, 1.0)  # of the derivatives of the qMT model
-
-
-def gaussian(rng: np.random.Generator, *shape: int) -> Array:
-    return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
-
-
-def random_data(rng: np.random.Generator, n: int = 6, p: int = 3, t: int = 11) -> tuple[Array, Array]:
-    return gaussian(rng, n, t), gaussian(rng, n, p, t) * np.resize(SCALES, p)[:, None]
-
-
-def fisp_data() -> tuple[Array, Array]:
-    model = models.build({"name": "mrf-fisp", "flip_angles": np.linspace(0.1, 1.1, 41), "recovery": None, "b1": True})
-    theta = np.array([[0.8, 0.05, 1.0], [1.3, 0.1, 0.9], [4.0, 2.0, 1.1], [0.38, 0.1, 1.2]])
-    return model.signal_and_jacobian(theta)
-
-
-def as_real(columns: Array) -> Array:
-    """Stack real and imaginary parts of columns (T, n)."""
-    return np.concatenate([columns.real, columns.imag])
 
 
 def residual(signal: Array, jac: Array, target: int, fisher: Fisher) -> Array:
@@ -236,6 +208,7 @@ def test_losses_of_nothing_and_of_everything(rng: np.random.Generator) -> None:
             "1 atoms, the first being atom 4",
         ),
         (lambda s, j: (np.where(np.arange(6)[:, None] == 2, np.inf, s), j, "real"), "first being atom 2"),
+        (lambda s, j: (s, np.where(j.real > 0, j, j * 1e200), "real"), "squared, is not finite for 6 atoms"),
         (lambda s, j: (s, j, "Complex"), "fisher is 'Complex', expected 'real' or 'complex'"),
     ],
 )
@@ -245,36 +218,13 @@ def test_bad_input_is_refused(rng: np.random.Generator, change: Any, match: str)
         crb.orthogonalise(signal, jac, fisher=fisher)
 
 
-def test_assess_is_the_mean_of_the_losses_and_at_rank_3_crb_svd_loses_less_than_the_svd(
-    rng: np.random.Generator,
-) -> None:
-    model = models.build(
-        {"name": "mrf-fisp", "flip_angles": models.build({"name": "mrf-fisp"}).spec["flip_angles"][::4]}
-    )
-    prior = PRESETS["mao-mrf-table1"].thinned(400, model.parameters)
-    accumulator = fold(model, prior)
-    svd, ours = (accumulator.finish(3, weight) for weight in (0.0, 0.3))
-    lost = [assess(model, prior.shifted(), basis) for basis in (svd, ours)]
-    for name in ("T1", "T2"):
-        assert lost[1]["all"][name]["exact"] < lost[0]["all"][name]["exact"]
-        assert lost[1]["all"][name]["approximate"] < lost[0]["all"][name]["approximate"]
-    assert lost[0]["all"]["signal"]["energy"] < lost[1]["all"]["signal"]["energy"]
-    _agrees_with_plain_means(model, prior, ours)
+@pytest.mark.parametrize("targets", [[0, 0], [3], [-1]])
+def test_targets_are_distinct_parameters(rng: np.random.Generator, targets: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"expected distinct numbers below 3"):
+        crb.orthogonalise(*random_data(rng), targets=targets)
 
 
-def _agrees_with_plain_means(model: Any, prior: Any, basis: Basis) -> None:
-    found, sums, total = assess(model, prior, basis), np.zeros(2), 0.0
-    for tissue in prior.tissues:
-        signal, jac = model.signal_and_jacobian(prior.atoms(tissue, model.parameters))
-        bounds = crb.bounds(signal, jac, basis.phi)
-        means = [
-            np.mean(crb.energy_loss(signal, basis.phi)),
-            np.mean(1 - bounds.uncompressed / bounds.exact, axis=0)[1],
-        ]
-        assert np.isclose(found[tissue.label]["signal"]["energy"], means[0], rtol=1e-9)
-        assert np.isclose(found[tissue.label]["T2"]["exact"], means[1], rtol=1e-9)
-        sums += np.array(means) * len(signal) * tissue.weight
-        total += len(signal) * tissue.weight
-    assert np.isclose(found["all"]["signal"]["energy"], sums[0] / total, rtol=1e-9)
-    assert np.isclose(found["all"]["T2"]["exact"], sums[1] / total, rtol=1e-9)
-    assert np.isclose(found["all"]["T2"]["retained"], 1 - sums[1] / total, rtol=1e-9)
+def test_phi_that_does_not_fit_is_refused(rng: np.random.Generator) -> None:
+    for phi in (np.eye(10, 3), np.eye(11, 0), np.ones(11)):
+        with pytest.raises(ValueError, match=r"expected \(T, K\) with T = 11"):
+            crb.bounds(*random_data(rng), phi)

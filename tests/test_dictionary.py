@@ -13,18 +13,20 @@ import pytest
 from numpy.typing import NDArray
 
 from crbsvd_plugin.basis import Basis
+from crbsvd_plugin.batches import iter_batches
 from crbsvd_plugin.dictionary import Dictionary, compress
+from crbsvd_plugin.distribution import Grid, Uniform, fixed
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.prior import Grid, Prior, Tissue
+from crbsvd_plugin.prior import Prior, Tissue
 
 Array = NDArray[Any]
 TIME = np.linspace(0, 0.2, 9)
 PRIOR = Prior(
     "p",
     (
-        Tissue("a", {"R": Grid(2, 10, 4), "W": Grid(-30, 30, 3), "C": Grid(1, 1, 1)}),
-        Tissue("b", {"R": Grid(50, 60, 1), "W": Grid(5, 6, 2), "C": Grid(1, 1, 1)}),
+        Tissue("a", {"R": Grid(2, 10, 4), "W": Grid(-30, 30, 3), "C": fixed(1)}),
+        Tissue("b", {"R": Grid(50, 60, 1), "W": Grid(5, 6, 2), "C": fixed(1)}),
     ),
 )
 
@@ -52,7 +54,7 @@ def basis(rng: np.random.Generator) -> Basis:
 
 
 def atoms() -> Array:
-    return np.concatenate([PRIOR.atoms(tissue, Decay.parameters) for tissue in PRIOR.tissues])
+    return np.concatenate([part.theta for part in PRIOR.atoms(Decay.parameters)])
 
 
 @pytest.mark.parametrize("jacobian", [False, True])
@@ -81,8 +83,32 @@ def test_the_edge_is_where_a_varied_parameter_ends(basis: Basis) -> None:
     # of 4 x 3 atoms of the first class the 2 inner ones, of the 2 of the second none
     assert np.count_nonzero(~found.edge) == 2
     np.testing.assert_array_equal(~found.edge, inside)
-    single = Prior("one", (Tissue("x", {"R": Grid(2, 2, 1), "W": Grid(0, 0, 1), "C": Grid(1, 1, 1)}),))
+    single = Prior("one", (Tissue("x", {"R": Grid(2, 2, 1), "W": Grid(0, 0, 1), "C": fixed(1)}),))
     assert not compress(Decay(), single, basis).edge.any()
+
+
+def test_the_edge_of_draws_is_as_thick_as_that_of_a_grid(basis: Basis) -> None:
+    values = {"R": Uniform(2, 10), "W": Uniform(-30, 30), "C": fixed(1)}
+    found = compress(Decay(), Prior("p", (Tissue("x", values, n=400),)), basis)
+    # of 400 = 20 x 20 atoms the outermost 20 on each of four sides, of which the corners count twice
+    ranks = np.argsort(np.argsort(found.theta[:, :2], axis=0), axis=0)
+    np.testing.assert_array_equal(found.edge, np.any((ranks < 20) | (ranks >= 380), axis=1))
+    assert 70 <= np.count_nonzero(found.edge) <= 80
+    # one parameter has two ends, and one atom none
+    for n, n_ends in ((9, 2), (1, 0)):
+        line = Prior("p", (Tissue("x", values | {"W": fixed(3)}, n=n),))
+        assert np.count_nonzero(compress(Decay(), line, basis).edge) == n_ends
+
+
+def test_atoms_keep_their_order_over_many_batches(basis: Basis, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = compress(Decay(), PRIOR, basis)
+    monkeypatch.setitem(iter_batches.__kwdefaults__, "batch_size", 5)
+    done: list[int] = []
+    cut = compress(Decay(), PRIOR, basis, progress=done.append)
+    assert done == [5, 5, 2, 2]
+    np.testing.assert_array_equal(cut.theta, whole.theta)
+    np.testing.assert_array_equal(cut.edge, whole.edge)
+    np.testing.assert_allclose(cut.coeff, whole.coeff, atol=3e-7)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])

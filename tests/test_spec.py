@@ -23,17 +23,31 @@ Array = NDArray[Any]
     ("text", "value"),
     [
         ("5 ms", 5e-3), ("5ms", 5e-3), (" 4  ms", 4e-3), ("2.5e-3 s", 2.5e-3), ("1e3 us", 1e-3),
-        ("90 deg", np.pi / 2), ("-30deg", -np.pi / 6), ("0.5 rad", 0.5),
+        ("90 deg", np.pi / 2), ("-30deg", -np.pi / 6), ("0.5 rad", 0.5), ("20 1/s", 20.0), ("+.5 rad/s", 0.5),
+        ("50 Hz", 100 * np.pi), ("5. s", 5.0),
     ],
 )  # fmt: skip
 def test_quantities(text: str, value: float) -> None:
     assert quantity(text) == pytest.approx(value, rel=1e-15)
 
 
-@pytest.mark.parametrize("text", ["", "ms", "5", "5 m", "5 Ms", "five ms", "5 ms ms", "5e ms", "1 2 ms", "5 ms 3"])
+@pytest.mark.parametrize(
+    "text", ["", "ms", "5", "5 m", "5 Ms", "five ms", "5 ms ms", "5e ms", "1 2 ms", "5 ms 3", "51/s", "nan s"]
+)
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a quantity, expected a number and one of s, ms, us, rad, deg"):
         quantity(text)
+
+
+def test_a_quantity_has_the_unit_that_is_asked_for() -> None:
+    assert quantity("5 ms", si="s") == 5e-3
+    for text, si, match in (
+        ("5 deg", "s", "'5 deg' is not a quantity, expected a number and one of s, ms, us, as in '5 s'"),
+        ("5 Hz", "1/s", "expected a number and one of 1/s, as in '5 1/s'"),
+        ("5 ms", "", "'5 ms' is not a quantity, expected a plain number"),
+    ):
+        with pytest.raises(UserError, match=match):
+            quantity(text, si=si)
 
 
 def test_a_name_gives_the_model_with_its_priors() -> None:
@@ -86,7 +100,7 @@ def test_a_toml_file_and_settings_that_replace_its_own(tmp_path: Path) -> None:
         (["inversion_efficiency=2"], "inversion_efficiency is 2"),
         (
             ["prior=t1-t3"],
-            r"prior 't1-t3' is unknown, expected one of: mao-mrf-table1, t1-t2 \(did you mean 't1-t2'\?\)",
+            r"prior 't1-t3' is unknown, expected a table or one of: mao-mrf-table1, t1-t2 \(did you mean 't1-t2'\?\)",
         ),
         (["fit_prior=5"], "fit_prior 5 is unknown"),
         (["name=nothing"], "model 'nothing' is unknown, expected one of: mrf-fisp"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +78,21 @@ def test_without_a_folder_it_is_compiled_anew(tmp_path: Path, monkeypatch: pytes
 
     assert halve(4) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    code = (
+        "import resource, numpy as np\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "from crbsvd_plugin.jit import kernel\n"
+        "@kernel()\n"
+        "def twice(x):\n"
+        "    return 2 * x\n"
+        "print(twice(np.float64(21)))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    variables = {**os.environ, "CRBSVD_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("42.0\n", "")
+    assert not list((tmp_path / "cache").rglob("*.nbc"))

@@ -21,6 +21,7 @@ from ..errors import UserError, nearest
 # Verb -> what it does, so that --help needs no verb's module
 VERBS = {
     "basis": "Make a basis, and the dictionary to match with.",
+    "sweep": "Compare every weight and rank of a basis, and say which to take.",
     "info": "Say what a basis is.",
     "simulate": "Write raw data of a digital phantom, and its true maps.",
     "recon": "Reconstruct coefficient images from raw data.",

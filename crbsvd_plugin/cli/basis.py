@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -22,10 +22,6 @@ from . import common
 @click.option(
     "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
 )
-@click.option("--weighting", type=click.Choice(["svd", "loss"]), default="svd", show_default=True, help="Eq. 12 or 5.")
-@click.option("--fisher", type=click.Choice(["real", "complex"]), default="real", show_default=True)
-@click.option("--conjugate", is_flag=True, help="Count the conjugate of every fingerprint too: a real basis.")
-@click.option("--train", default="20000", show_default=True, help="Fingerprints of the basis: grid (all) or about N.")
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
 @click.option(
     "--max-energy-loss",
@@ -35,7 +31,7 @@ from . import common
     show_default=True,
     help="Warn above this loss.",
 )
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
+@common.training_options
 @click.option("--dry-run", is_flag=True, help="Print memory and time, make nothing.")
 @common.force
 @common.verb
@@ -45,13 +41,9 @@ def command(
     output: str,
     rank: int,
     crb_weight: float,
-    weighting: Literal["svd", "loss"],
-    fisher: Literal["real", "complex"],
-    conjugate: bool,
-    train: str,
     atoms: str,
     max_energy_loss: float,
-    settings: tuple[str, ...],
+    training: dict[str, Any],
     dry_run: bool,
     force: bool,
 ) -> None:
@@ -63,9 +55,8 @@ def command(
     from .. import bundle
 
     request = bundle.Request(
-        spec=spec, settings=settings, rank=rank, crb_weight=crb_weight, weighting=weighting, fisher=fisher,
-        conjugate=conjugate, train=train, atoms=atoms, max_energy_loss=max_energy_loss,
-    )  # fmt: skip
+        spec=spec, rank=rank, crb_weight=crb_weight, atoms=atoms, max_energy_loss=max_energy_loss, **training
+    )
     plan = bundle.plan(request, output, force=force)
     if dry_run:
         click.echo(plan.estimate())

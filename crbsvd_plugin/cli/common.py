@@ -109,6 +109,65 @@ def reading_options(function: F) -> Callable[..., Any]:
     return wrapped
 
 
+def _weights(_context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[Any, float]:
+    """Read NAME=VALUE, or CLASS:NAME=VALUE as a pair."""
+    weights: dict[Any, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            weights[tuple(name.split(":", 1)) if ":" in name else name] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r}, expected {parameter.metavar} with a number", param=parameter) from None
+    return weights
+
+
+_TRAINING = {
+    "train": click.option(
+        "--train", default="20000", show_default=True, help="Fingerprints to simulate: grid (all) or about N."
+    ),
+    "weighting": click.option(
+        "--weighting", type=click.Choice(["svd", "loss"]), default="svd", show_default=True, help="Eq. 12 or 5."
+    ),
+    "fisher": click.option("--fisher", type=click.Choice(["real", "complex"]), default="real", show_default=True),
+    "conjugate": click.option(
+        "--conjugate", is_flag=True, help="Count the conjugate of every fingerprint too: a real basis."
+    ),
+    "tolerance": click.option(
+        "--tolerance", type=float, default=1e-18, show_default=True, callback=within(0, 0.1),
+        help="Share of the energy that may fall outside of the fold's subspace.",
+    ),
+    "parameter_weights": click.option(
+        "--parameter-weight", "parameter_weights", multiple=True, metavar="NAME=W", callback=_weights,
+        help="Factor of a parameter's squared loss.",
+    ),
+    "class_weights": click.option(
+        "--class-weight", "class_weights", multiple=True, metavar="CLASS=W", callback=_weights,
+        help="Factor of a tissue class, or of CLASS:NAME, a parameter in it.",
+    ),
+    "settings": click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC."
+    ),
+    "checkpoint": click.option(
+        "--checkpoint", metavar="FILE", callback=file_name,
+        help="Keep what is simulated here every two minutes, and go on from it.",
+    ),
+    "workers": click.option("--workers", type=int, metavar="N", help="Spread the work over N processes."),
+    "scheduler": click.option("--scheduler", metavar="ADDRESS", help="Spread the work over this Dask cluster."),
+}  # fmt: skip
+
+
+def training_options(function: F) -> Callable[..., Any]:
+    """Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
+
+    @functools.wraps(function)
+    def wrapped(**options: Any) -> Any:
+        return function(training={key: options.pop(key) for key in _TRAINING}, **options)
+
+    for option in reversed(_TRAINING.values()):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 def number_or_none(text: str, option: str) -> float | None:
     """Read a number, or the word none.
 

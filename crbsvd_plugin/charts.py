@@ -1,0 +1,176 @@
+"""Figures of a sweep: losses against the crb weight, and the approximate against the exact bound."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .advice import Choice, Row
+from .assess import ALL
+from .weighting import SIGNAL
+
+if TYPE_CHECKING:
+    from .assess import Tally
+
+_PANELS = {
+    "energy": "energy loss, Eq. (6)",
+    "approximate": "approximate CRB loss, Eq. (8) with B_ac",
+    "exact": "exact CRB loss, Eq. (8) with B_ec",
+    "retained": "R = mean of B_u / B_ec, Eq. (13)",
+}
+_STYLES = [(dashes, marker) for marker in ".x^s" for dashes in ("-", "--", ":", "-.")]
+_N_RANKS = 8
+_N_POINTS = 3000
+_FLOOR = 1e-9
+"""Losses below it are drawn there: of them nothing is left but rounding."""
+
+
+def losses(rows: Sequence[Row], choice: Choice, path: Path) -> None:
+    """Draw the four panels of Fig. 2: mean losses over all tissues against the crb weight.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Losses of all ranks and weights.
+    choice : Choice
+        What is recommended: gets a ring.
+    path : Path
+        The PNG file. A line for each parameter (dashes) and each of up to eight ranks (colour) at which any
+        parameter can be estimated, the recommended one among them.
+    """
+    # NaN: it could not be estimated before
+    rows = [row for row in rows if row.tissue == "all" and not math.isnan(row.mean)]
+    means = {(row.figure, row.parameter, row.rank, row.crb_weight): row.mean for row in rows}
+    weights = sorted({row.crb_weight for row in rows})
+    ranks = _shown([row.rank for row in rows if row.figure == "retained" and row.mean > 0], choice.rank)
+    colours = dict(zip(ranks, _colours(len(ranks)), strict=True))
+    parameters = list(dict.fromkeys(row.parameter for row in rows if row.parameter != SIGNAL))
+    styles = {SIGNAL: ("-", "."), **dict(zip(parameters, itertools.cycle(_STYLES), strict=False))}
+    figure = _figure(10, 8)
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, (name, title) in zip(axes.flat, _PANELS.items(), strict=True):
+        floor = 0.0 if name == "retained" else _FLOOR
+        for rank, parameter in itertools.product(ranks, [SIGNAL] if name == "energy" else parameters):
+            dashes, marker = styles[parameter]
+            y = [max(means[name, parameter, rank, weight], floor) for weight in weights]
+            axis.plot(weights, y, dashes, color=colours[rank], marker=marker)
+            if rank == choice.rank:
+                axis.plot(choice.crb_weight, y[weights.index(choice.crb_weight)], "o", ms=10, mfc="none", mec="k")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+        if name != "retained":
+            axis.set_yscale("log")
+    for axis in axes[1]:
+        axis.set_xlabel("crb weight")
+    keys = [_line(f"K = {rank}", color=colours[rank]) for rank in ranks]
+    keys += [_line(name, color="k", linestyle=styles[name][0], marker=styles[name][1]) for name in parameters]
+    keys.append(_line("recommended", color="k", linestyle="", marker="o", markerfacecolor="none", markersize=10))
+    figure.legend(handles=keys, loc="outside lower center", ncols=-(-len(keys) // 2), fontsize="small")
+    _save(figure, path)
+
+
+def _shown(known: Sequence[int], chosen: int) -> list[int]:
+    """Return the chosen rank and others, evenly spread, where there are more than can be told apart."""
+    ranks = sorted({*known, chosen})
+    if len(ranks) > _N_RANKS:
+        ranks = sorted({chosen, *(ranks[round(i)] for i in np.linspace(0, len(ranks) - 1, _N_RANKS - 1))})
+    return ranks
+
+
+def scatter(tally: Tally, basis: int, choice: Choice, path: Path) -> dict[str, dict[str, float]]:
+    """Draw Fig. 3: the exact loss of every held-out fingerprint against its approximate one, with regression.
+
+    Parameters
+    ----------
+    tally : Tally
+        The losses.
+    basis : int
+        Which of its bases.
+    choice : Choice
+        Weight and rank that are drawn.
+    path : Path
+        The PNG file, a panel for each parameter.
+
+    Returns
+    -------
+    dict
+        Slope, intercept, r^2 and number of points of the regression over all fingerprints, for each
+        parameter that has one.
+    """
+    # of several classes none may be called so, but a single one
+    labels = [label for label in tally.labels if label != ALL] or [ALL]
+    figure = _figure(5 * len(tally.names), 5)
+    axes = figure.subplots(1, len(tally.names), squeeze=False)[0]
+    regressions: dict[str, dict[str, float]] = {}
+    for axis, name in zip(axes, tally.names, strict=True):
+        pairs = {
+            label: np.array([tally.values(label, name, kind, basis, choice.rank) for kind in ("approximate", "exact")])
+            for label in labels
+        }
+        for i, (label, values) in enumerate(pairs.items()):
+            shown = values[:, :: -(-values.shape[1] // _N_POINTS) or 1]
+            axis.plot(*shown, ".", ms=4, alpha=0.6, color=f"C{i}", label=label.replace("$", r"\$"))
+        known = np.concatenate(list(pairs.values()), axis=1)
+        line = _regression(known)
+        if line:
+            regressions[name] = line
+            ends = np.array([np.nanmin(known[0]), np.nanmax(known[0])], np.float64)
+            axis.plot(ends, line["slope"] * ends + line["intercept"], "k-", lw=1, label=_text(line))
+        elif np.isnan(known).all():
+            axis.text(0.5, 0.5, "cannot be estimated", ha="center", transform=axis.transAxes)
+        axis.set_xlabel("approximate loss 1 - B_u / B_ac")
+        axis.set_ylabel("exact loss 1 - B_u / B_ec")
+        axis.set_title(f"{name}, K = {choice.rank}, crb weight {choice.crb_weight:g}")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small", markerscale=2)
+    _save(figure, path)
+    return regressions
+
+
+def _regression(pairs: Any) -> dict[str, float]:
+    """Return the least-squares line through points (2, N), or nothing where there is none."""
+    x, y = pairs[:, np.isfinite(pairs).all(axis=0)].astype(np.float64)
+    if len(x) < 2 or not x.std() or not y.std():
+        return {}
+    slope = float(np.cov(x, y)[0, 1] / x.var(ddof=1))
+    return {
+        "slope": slope,
+        "intercept": float(y.mean() - slope * x.mean()),
+        "r_squared": float(np.corrcoef(x, y)[0, 1] ** 2),
+        "n": len(x),
+    }
+
+
+def _text(line: dict[str, float]) -> str:
+    return f"y = {line['slope']:.3f} x {line['intercept']:+.2g}, r$^2$ = {line['r_squared']:.4f}"
+
+
+def _colours(n: int) -> Any:
+    import matplotlib
+
+    # the end of the map is too bright for thin lines
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.9, n))
+
+
+def _line(label: str, **looks: Any) -> Any:
+    """Return a key of the legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **looks)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).print_png(path)

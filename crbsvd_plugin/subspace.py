@@ -1,0 +1,195 @@
+"""The few dimensions that the signals of one sequence live in, found while they stream by.
+
+Fingerprints of T frames, and their derivatives, fill only a few hundred dimensions to any accuracy
+that matters. Everything the fold keeps is kept in such a subspace U (T, r), which grows when what
+falls outside of it exceeds a tolerance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Parts = Sequence[NDArray[np.float64]]
+
+Key = TypeVar("Key", bound=Hashable)
+
+TOLERANCE = 1e-18
+"""Share of a block's energy that may fall outside of the subspace."""
+
+_N_PROBES = 32
+_MARGIN = 10.0
+_FIRST = 64
+_COMPLETED = 0.75
+
+
+class Subspace:
+    r"""Orthonormal real columns U (T, r) that hold nearly all energy of the rows shown to it.
+
+    Parameters
+    ----------
+    n_frames : int
+        Number of frames T.
+    tolerance : float
+        Share of the energy of each block of each batch that may fall outside, 0 to 1; 0 keeps all
+        T dimensions, from the first batch on.
+
+    Raises
+    ------
+    UserError
+        The tolerance is out of range.
+
+    Notes
+    -----
+    The energy outside is measured with 32 random directions g of the complement of U: each gives
+    an unbiased estimate, E |g^T e|^2 = ||e||^2, at the price of one more column of U. The subspace
+    grows until the estimate is a tenth of the tolerance. For the true share to exceed the
+    tolerance then, chi^2 with 32 degrees of freedom would have to be below a tenth of its mean:
+    a probability of 2e-11 per block and batch at worst, when all residuals share one direction.
+    Explicit residuals would double the cost of a fold.
+
+    Growth is the adaptive randomised range finder (Halko, Martinsson, Tropp,
+    doi:10.1137/090771806, algorithm 4.2), with the residual norms computed explicitly. Columns
+    are ordered by their size in the batch that brought them, and stay. Once more than three
+    quarters of all dimensions are needed, U is completed, and nothing falls outside any more.
+    """
+
+    def __init__(self, n_frames: int, *, tolerance: float = TOLERANCE):
+        if not 0 <= tolerance < 1:
+            raise UserError(f"tolerance is {tolerance}, expected a share of the energy, at least 0 and below 1")
+        self.n_frames = n_frames
+        self.tolerance = tolerance
+        self._size = 0
+        # the columns of U, then the probes: one product gives coefficients and estimate
+        self._frame = _probes(np.empty((n_frames, 0)))
+
+    @property
+    def columns(self) -> NDArray[np.float64]:
+        """The orthonormal columns (T, r)."""
+        return self._frame[:, : self._size]
+
+    @property
+    def dimension(self) -> int:
+        """Number of columns r."""
+        return self._size
+
+    def project(self, blocks: Mapping[Key, Parts]) -> tuple[dict[Key, Parts], dict[Key, float], dict[Key, float]]:
+        """Return the coefficients of blocks of rows, after growing to hold them.
+
+        Parameters
+        ----------
+        blocks : mapping of key to sequence of real arrays (N, T)
+            Each block has a tolerance of its own, relative to its own energy: its parts are
+            e.g. the real and imaginary part of signals.
+
+        Returns
+        -------
+        coeff : dict of key to list of arrays (N, r)
+            Rows times U, of the subspace as it is on return.
+        energy, tail : dict of key to float
+            The energy of each block, and the estimate of what falls outside of the subspace.
+
+        Raises
+        ------
+        ValueError
+            A block is not finite, or too large to be squared.
+        """
+        energy = {key: sum(float(np.vdot(part, part)) for part in parts) for key, parts in blocks.items()}
+        for key, size in energy.items():
+            if not np.isfinite(size):
+                raise ValueError(f"block {key!r} is not finite, or its energy exceeds the range of double precision")
+        while True:
+            products = {key: [part @ self._frame for part in parts] for key, parts in blocks.items()}
+            tail = {key: self._tail(parts) for key, parts in products.items()}
+            missing = [key for key in blocks if tail[key] * _MARGIN > self.tolerance * energy[key]]
+            if not missing:
+                return {key: [p[:, : self._size] for p in parts] for key, parts in products.items()}, energy, tail
+            residuals = []
+            for key in missing:
+                pairs = zip(blocks[key], products[key], strict=True)
+                rows = np.concatenate([part - p[:, : self._size] @ self.columns.T for part, p in pairs])
+                residuals.append(rows / energy[key] ** 0.5)
+            self._grow(residuals)
+
+    @property
+    def frame(self) -> NDArray[np.float64]:
+        """The columns and the probes: with the dimension, all that `restored` needs."""
+        return self._frame
+
+    @classmethod
+    def restored(cls, frame: NDArray[np.float64], dimension: int, *, tolerance: float) -> Subspace:
+        """Return the subspace that had this frame and dimension."""
+        subspace = cls(len(frame), tolerance=tolerance)
+        subspace._frame, subspace._size = frame, dimension
+        return subspace
+
+    def _tail(self, products: Parts) -> float:
+        n_probes = self._frame.shape[1] - self._size
+        if n_probes == 0:
+            return 0.0
+        return sum(float(np.sum(part[:, self._size :] ** 2)) for part in products) / n_probes
+
+    def _grow(self, residuals: Sequence[NDArray[np.float64]]) -> None:
+        """Append the leading directions of blocks of residuals, each of them scaled to its block's energy."""
+        target = self.tolerance / _MARGIN**2
+        rows = np.concatenate(residuals)
+        edges = np.cumsum([0, *(len(block) for block in residuals)])
+        found, coeffs = np.empty((self.n_frames, 0)), []
+        while True:
+            known = np.concatenate([self.columns, found], axis=1)
+            n_left = self.n_frames - known.shape[1]
+            n_new = n_left if self.tolerance == 0 else min(max(_FIRST, self._size // 8, found.shape[1]), n_left)
+            new = _complement(known) if n_new == n_left else _range(rows, known, n_new)
+            coeffs.append(rows @ new)
+            rows -= coeffs[-1] @ new.T
+            found = np.concatenate([found, new], axis=1)
+            outside = _energies(rows, edges).sum(axis=1)
+            if n_new == n_left or (outside <= target).all():
+                break
+        coeff = np.concatenate(coeffs, axis=1)
+        vh = np.linalg.svd(np.linalg.qr(coeff, mode="r"))[2]
+        # energy of every block in the columns from the k-th on
+        inside = np.cumsum(_energies(coeff @ vh.T, edges)[:, ::-1], axis=1)[:, ::-1]
+        # at least one: whatever rounding leaves to the probes, growth comes to an end
+        needed = max(1, int(np.count_nonzero((inside + outside[:, None] > target).any(axis=0))))
+        columns = np.concatenate([self.columns, found @ vh[:needed].T], axis=1)
+        if self.tolerance == 0 or columns.shape[1] > _COMPLETED * self.n_frames:
+            self._frame = np.concatenate([columns, _complement(columns)], axis=1)
+            self._size = self.n_frames
+        else:
+            self._frame, self._size = _probes(columns), columns.shape[1]
+
+
+def _range(rows: NDArray[np.float64], known: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Return orthonormal columns (T, size), orthogonal to those known, that hold most energy of the rows."""
+    random = np.random.default_rng([known.shape[1], size]).standard_normal((size, len(rows)))
+    columns = (random @ rows).T
+    for _ in range(2 if known.size else 1):
+        columns = np.linalg.qr(columns - known @ (known.T @ columns))[0]
+    return columns
+
+
+def _energies(rows: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the energy of every block of rows in every column, (blocks, columns)."""
+    return np.array([np.sum(rows[a:b] ** 2, axis=0) for a, b in itertools.pairwise(edges)])
+
+
+def _complement(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return orthonormal columns of all that orthonormal ones leave."""
+    return np.linalg.qr(columns, mode="complete")[0][:, columns.shape[1] :]
+
+
+def _probes(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return columns followed by random directions of their complement."""
+    probes = np.random.default_rng(columns.shape).standard_normal((len(columns), _N_PROBES))
+    for _ in range(2):
+        probes = probes - columns @ (columns.T @ probes)
+    return np.concatenate([columns, probes], axis=1)

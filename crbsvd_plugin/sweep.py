@@ -1,0 +1,287 @@
+"""Every crb weight and every rank from one pass over the fingerprints, and which of them to take."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import __version__, charts, crb, files, request
+from .advice import Outcome, Row, Share, recommend
+from .assess import ALL, Tally
+from .basis import Basis, plain
+from .batches import batch_size, pieces, simulate
+from .checkpoint import Checkpoint
+from .errors import UserError
+from .fold import BasisAccumulator
+from .model import SignalModel
+from .prior import Atoms, Prior, split
+from .progress import Report, counted
+from .training import State, Training, resume
+from .weighting import SIGNAL, Weighting
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .cluster import Pool
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "crbsvd-sweep/1"
+HELD_OUT = 0.33
+"""Share of the fingerprints that the losses are measured on, as in the paper."""
+
+MEMBERS = ("sweep.csv", "sweep.png", "scatter.png")
+_SHARES = (0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(request.Request):
+    """What the user asks for; the fields are the options of `crbsvd sweep`.
+
+    Parameters
+    ----------
+    crb_weights : sequence of float
+        The weights.
+    rank : int
+        Ranks 1 to this one.
+    max_crb_loss, max_energy_loss : float
+        Budget of the recommendation: largest mean exact CRB loss of any parameter, and largest
+        mean loss of energy, over all held-out fingerprints.
+    converge : bool
+        Also train on 1/5 and 1/2 of the fingerprints.
+    """
+
+    crb_weights: Sequence[float] = field(default=tuple(i / 10 for i in range(10)))
+    rank: int = 10
+    max_crb_loss: float = 0.05
+    max_energy_loss: float = 0.01
+    converge: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request whose model, fingerprints and output are known to be good."""
+
+    request: Request
+    model: SignalModel
+    prior: Prior
+    training: Training
+    held_out: Sequence[Atoms]
+    folder: Path
+    force: bool = False
+
+    def estimate(self) -> str:
+        """Return the expected memory and time, from a small sample, in words."""
+        n_held_out = sum(len(atoms.theta) for atoms in self.held_out)
+        duration = request.seconds(self.model, [*self.training.atoms, *self.held_out], jacobian=True)
+        n_families = len(_SHARES) if self.request.converge else 1
+        # a float32 per figure, see `assess.Tally`
+        n_figures = 1 + 2 * len(crb.interesting(self.model.parameters))
+        n_columns = n_families * len(self.request.crb_weights) * self.request.rank
+        memory = request.mebibytes(self.training, n_accumulators=n_families)
+        memory += 4 * n_figures * n_held_out * n_columns / 2**20
+        return (
+            f"{self.training.size} fingerprints of {self.model.n_frames} frames, {n_held_out} held out: "
+            f"about {memory:.0f} MiB and {duration:.0f} s in this process"
+        )
+
+    def make(self, *, report: Report) -> Outcome:
+        """Make all bases, measure them, write table and figures, and return what to take.
+
+        Raises
+        ------
+        UserError
+            The fingerprints do not support the rank, or the files cannot be written.
+        """
+        asked = self.request
+        with asked.pool() as pool:
+            accumulators = self._fold(pool, report)
+            bases = dict(self._families(accumulators))
+            tally = self._assess([basis.phi for family in bases.values() for basis in family], pool, report)
+        rows = list(self._rows(tally))
+        choice = recommend(
+            list(self._counted(rows, tally)), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss
+        )
+        shares = list(self._convergence(tally, bases)) if asked.converge else []
+        weighting = Weighting(choice.crb_weight, asked.weighting, asked.parameter_weights, asked.class_weights).info
+        content = {
+            "software": f"crbsvd-plugin {__version__}",
+            "model": self.model.spec,
+            "prior": self.prior.spec,
+            "n_atoms": {atoms.label: len(atoms.theta) for atoms in self.training.atoms},
+            "n_held_out": {atoms.label: len(atoms.theta) for atoms in self.held_out},
+            "fisher": asked.fisher,
+            "conjugate": asked.conjugate,
+            **{name: value for name, value in weighting.items() if name != "crb_weight"},
+            "crb_weights": list(asked.crb_weights),
+            "n_dependent": accumulators[1.0].n_dependent,
+            "outside": max(accumulators[1.0].outside.values()),
+            "recommended": asdict(choice),
+            "convergence": [asdict(share) for share in shares] or None,
+            "rows": [asdict(row) for row in rows],
+        }
+        with files.product(self.folder / "sweep.json", list(MEMBERS), kind=FORMAT, force=self.force) as product:
+            with product.path("sweep.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, list(asdict(rows[0])))
+                writer.writeheader()
+                for row in rows:
+                    # six digits: a table is read by people too; sweep.json has all of them
+                    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+            charts.losses(rows, choice, product.path("sweep.png"))
+            chosen = list(asked.crb_weights).index(choice.crb_weight)
+            regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
+            product.commit(plain({**content, "regressions": regressions}))
+        return Outcome(choice, shares)
+
+    def _fold(self, pool: Pool | None, report: Report) -> dict[float, BasisAccumulator]:
+        """Return the accumulator of all fingerprints and, where convergence is asked for, of shares of them."""
+        asked = self.request
+        if not asked.converge:
+            return {1.0: asked.run(self.training, pool=pool, report=report)}
+        # every fingerprint is simulated once: each part is added to those before it
+        accumulators: dict[float, BasisAccumulator] = {}
+        rest, before = tuple(self.training.atoms), 0.0
+        for i, share in enumerate(_SHARES):
+            rest, part = split(rest, (share - before) / (1 - before)) if share < 1 else ((), rest)
+            name = None if asked.checkpoint is None else f"{asked.checkpoint}.{i + 1}"
+            found = replace(asked, checkpoint=name).run(asked.training(self.model, part), pool=pool, report=report)
+            if before:
+                found.merge(accumulators[before])
+            accumulators[share] = found
+            before = share
+        return dict(reversed(accumulators.items()))
+
+    def _families(self, accumulators: Mapping[float, BasisAccumulator]) -> Iterator[tuple[float, list[Basis]]]:
+        """Return the bases of all fingerprints, then those of shares that support the rank."""
+        for share, accumulator in accumulators.items():
+            try:
+                yield share, self._bases(accumulator)
+            except UserError as error:
+                if share == 1:
+                    raise
+                logger.warning("convergence: %g %% of the fingerprints are left out: %s", 100 * share, error)
+
+    def _bases(self, accumulator: BasisAccumulator) -> list[Basis]:
+        asked = self.request
+        return [asked.basis(accumulator, asked.rank, weight) for weight in asked.crb_weights]
+
+    def _assess(self, phis: Sequence[NDArray[Any]], pool: Pool | None, report: Report) -> Tally:
+        """Measure all bases on the held-out fingerprints."""
+        model, asked = self.model, self.request
+        queue = pieces(self.held_out, size=batch_size(model.n_frames, len(model.parameters)))
+        tally = Tally(model.parameters, phis, fisher=asked.fisher)
+        keeper = None
+        if asked.checkpoint is not None:
+            digest = hashlib.sha256(b"".join(np.ascontiguousarray(phi).tobytes() for phi in phis)).hexdigest()
+            key = {**asked.training(model, self.held_out).key, "bases": digest}
+            # other weights or ranks make other bases, with a file of their own
+            keeper = Checkpoint(f"{asked.checkpoint}.held-out-{digest[:8]}", key)
+        measure = _Measure(model, phis, asked.fisher)
+
+        def steps(rest: Sequence[Atoms]) -> Iterator[int]:
+            for part in map(measure, rest) if pool is None else pool.map(measure, rest):
+                found = Tally(model.parameters, phis, fisher=asked.fisher)
+                found.restore(*part)
+                tally.merge(found)
+                yield 1
+
+        progress = counted(report, "held-out fingerprints", sum(len(piece.theta) for piece in queue))
+        resume(tally, queue, steps, keeper=keeper, progress=progress)
+        return tally
+
+    def _rows(self, tally: Tally) -> Iterator[Row]:
+        for i, weight in enumerate(self.request.crb_weights):
+            for rank in range(1, self.request.rank + 1):
+                for tissue, columns in tally.losses(i, rank).items():
+                    for parameter, figures in columns.items():
+                        for figure, values in figures.items():
+                            yield Row(weight, rank, tissue, parameter, figure, **values)
+
+    def _counted(self, rows: Sequence[Row], tally: Tally) -> Iterator[Row]:
+        """Return the rows over all tissues, weighted as in the basis: what has no weight there has none here."""
+        asked = self.request
+        rows = [row for row in rows if asked.parameter_weights.get(row.parameter, 1.0) > 0]
+        if not asked.class_weights:
+            yield from (row for row in rows if row.tissue == ALL)
+            return
+        atoms = {label: float(tally.weights(label).sum()) for label in tally.labels}
+        sums: dict[tuple[float, int, str, str], tuple[float, float]] = {}
+        for row in rows:
+            if row.tissue not in atoms or np.isnan(row.mean):
+                continue
+            weights = (asked.class_weights.get(key, 1.0) for key in (row.tissue, (row.tissue, row.parameter)))
+            factor = atoms[row.tissue] * math.prod(weights)
+            key = (row.crb_weight, row.rank, row.parameter, row.figure)
+            lost, total = sums.get(key, (0.0, 0.0))
+            sums[key] = (lost + factor * row.mean, total + factor)
+        for (weight, rank, parameter, figure), (lost, total) in sums.items():
+            if total:
+                yield Row(weight, rank, ALL, parameter, figure, lost / total, np.nan, np.nan)
+
+    def _convergence(self, tally: Tally, bases: Mapping[float, Sequence[Basis]]) -> Iterator[Share]:
+        """Compare the bases of fewer fingerprints with those of all: largest angle [rad], and losses."""
+        from scipy.linalg import subspace_angles
+
+        n_weights = len(self.request.crb_weights)
+        for family, (share, found) in enumerate(bases.items()):
+            for i, (weight, basis) in enumerate(zip(self.request.crb_weights, found, strict=True)):
+                for rank in range(1, self.request.rank + 1):
+                    angle = float(subspace_angles(bases[1.0][i].phi[:, :rank], basis.phi[:, :rank])[0])
+                    losses = tally.means(family * n_weights + i, rank)["all"]
+                    means = {n: figures["energy" if n == SIGNAL else "exact"] for n, figures in losses.items()}
+                    yield Share(share, weight, rank, angle, means)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """The state of the tally of one batch of fingerprints; an object, so that it can be sent to a worker."""
+
+    model: SignalModel
+    phis: Sequence[NDArray[Any]]
+    fisher: crb.Fisher
+
+    def __call__(self, piece: Atoms) -> State:
+        tally = Tally(self.model.parameters, self.phis, fisher=self.fisher)
+        tally.update(simulate(self.model, piece))
+        return tally.state()
+
+
+def plan(asked: Request, folder: str, *, force: bool) -> Plan:
+    """Check a request before any work is done.
+
+    Raises
+    ------
+    UserError
+        An option is out of range, or the output exists already.
+    """
+    spec = asked.resolved()
+    prior = request.sized(spec.prior, asked.train, "--train", spec.model)
+    atoms, held_out = split(prior.atoms(spec.model.parameters), HELD_OUT)
+    training = asked.training(spec.model, atoms)
+    wrong = [weight for weight in asked.crb_weights if not 0 <= weight <= 1]
+    if wrong or not asked.crb_weights:
+        found = f"holds {wrong[0]:g}" if wrong else "is empty"
+        raise UserError(f"--crb-weights {found}, expected numbers from 0 to 1, with commas")
+    asked.check(training, rank=asked.rank, crb_weights=asked.crb_weights)
+    names = [spec.model.parameters[i].name for i in crb.interesting(spec.model.parameters)]
+    if all(asked.parameter_weights.get(name) == 0 for name in names):
+        raise UserError(f"--parameter-weight is 0 for all of {', '.join(names)}: nothing is left to choose a basis by")
+    left = [part.label for part in held_out if len(part.theta)]
+    if not left:
+        raise UserError(
+            f"--train {asked.train} gives {training.size} fingerprints, too few to hold some of them out; "
+            "take more, or a wider prior"
+        )
+    for part in atoms:
+        if part.label not in left:
+            logger.warning("%s has too few fingerprints to hold one out: it trains, but is not measured", part.label)
+    asked.check_free(Path(folder) / "sweep.json", list(MEMBERS), kind=FORMAT, force=force)
+    return Plan(asked, spec.model, prior, training, held_out, Path(folder), force)
