@@ -16,14 +16,15 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .interrupt import held
 
 _MARK = ".crbsvd-tmp-"
 _UNWRITABLE = {
@@ -210,25 +211,33 @@ def _members(sidecar: Path, kind: str) -> dict[str, str] | None:
 @contextmanager
 def _staging_folder(sidecar: Path) -> Iterator[Path]:
     folder = sidecar.parent
-    staging: Path | None = None
+    # named before it is made, so that no moment is left at which Ctrl-C could orphan it
+    staging = folder / f".{sidecar.name}{_MARK}{secrets.token_hex(4)}"
+    lock: int | None = None
     fresh: list[Path] = []
     try:
         fresh += [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{sidecar.name}{_MARK}", dir=folder))
-        lock = _lock(staging)
         try:
-            yield staging
-        finally:
             try:
-                _finish(staging, sidecar)
+                staging.mkdir(mode=0o700)
+                lock = _lock(staging)
+                yield staging
             finally:
-                if lock is not None:
-                    os.close(lock)
-                # of a failure nothing is left: the innermost folder first, as far as they are empty
-                with suppress(OSError):
-                    for one in fresh:
-                        one.rmdir()
+                with held():
+                    _finish(staging, sidecar)
+        finally:
+            # once more, for a Ctrl-C just before it was held
+            with held():
+                try:
+                    _finish(staging, sidecar)
+                finally:
+                    if lock is not None:
+                        os.close(lock)
+                    # of a failure nothing is left: the innermost folder first, as far as they are empty
+                    with suppress(OSError):
+                        for one in fresh:
+                            one.rmdir()
     except FileExistsError:
         raise UserError(f"{folder} is a file, expected a folder; choose another name") from None
     except OSError as error:

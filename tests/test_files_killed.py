@@ -1,12 +1,16 @@
-"""Products when the process is killed at any step, and when the disk is full."""
+"""Products when the process is killed at any step or interrupted at any line, and when the disk is full."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from test_files import NAMES, state, write
@@ -132,3 +136,65 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, sizes: tuple[int, int
         _full_disk_leaves(tmp_path, "old", "no space is left there", 0, *sizes)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def interrupted(at: int, work: Callable[[], None]) -> bool:
+    """Run something, with SIGINT before line number `at` of what it runs of the modules that write files."""
+    n_lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal n_lines
+        if Path(frame.f_code.co_filename).name not in ("files.py", "interrupt.py", "contextlib.py", "shutil.py"):
+            return None
+        n_lines += event == "line"
+        if n_lines == at + 1:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_at_any_line_leaves_a_file_whole_and_alone(tmp_path: Path) -> None:
+    def work() -> None:
+        with files.single(tmp_path / "run.ckpt", force=True) as part:
+            part.write_text("new")
+
+    seen = []
+    (tmp_path / "run.ckpt").write_text("old")
+    while interrupted(len(seen), work):
+        gc.collect()  # a context that was not quite entered ends with its generator
+        assert [path.name for path in tmp_path.iterdir()] == ["run.ckpt"], f"interrupted before line {len(seen)}"
+        seen.append((tmp_path / "run.ckpt").read_text())
+    n_old = seen.count("old")
+    assert n_old > 20
+    assert seen == ["old"] * n_old + ["new"] * (len(seen) - n_old)
+    assert "new" in seen
+
+
+@pytest.mark.slow
+# an interrupt between opening a file to read it and the block that closes it leaves that to Python
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_at_any_line_leaves_a_product_whole_and_alone(tmp_path: Path) -> None:
+    seen = []
+    while True:
+        folder = tmp_path / str(len(seen))
+        folder.mkdir()
+        write(folder, "old")
+        if not interrupted(len(seen), lambda folder=folder: write(folder, "new", force=True)):
+            break
+        gc.collect()
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*NAMES, "p_0.5.json"])
+        seen.append(state(folder))
+    n_old = seen.count("old")
+    assert n_old > 50
+    assert seen == ["old"] * n_old + ["new"] * (len(seen) - n_old)
+    assert "new" in seen
