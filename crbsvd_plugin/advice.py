@@ -42,12 +42,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """The recommended basis, what it loses, whether that is within the budget, and by which rule it was chosen."""
+    """The recommended basis, what it loses, whether that is within the budget, and by which rule it was chosen.
+
+    Without energy loss where the weights of the classes leave no signals to be counted.
+    """
 
     crb_weight: float
     rank: int
     crb_loss: float
-    energy_loss: float
+    energy_loss: float | None
     met: bool
     rule: str
 
@@ -88,8 +91,10 @@ class Outcome:
         choice = self.choice
         take = (
             f"take --rank {choice.rank} --crb-weight {choice.crb_weight:g}: its worst parameter loses "
-            f"{100 * choice.crb_loss:.2f} % of the CRB, the signals {100 * choice.energy_loss:.3f} % of their energy."
+            f"{100 * choice.crb_loss:.2f} % of the CRB"
         )
+        energy = "" if choice.energy_loss is None else f", the signals {100 * choice.energy_loss:.3f} % of their energy"
+        take += f"{energy}."
         lines = [take, f"Rule: {choice.rule}."]
         same = [s for s in self.shares if (s.crb_weight, s.rank) == (choice.crb_weight, choice.rank)]
         whole = next((s for s in same if s.share == 1), None)
@@ -134,16 +139,16 @@ def recommend(rows: Sequence[Row], *, max_crb_loss: float, max_energy_loss: floa
         if row.tissue == "all" and row.figure in ("energy", "exact") and not math.isnan(row.mean):
             losses.setdefault((row.rank, row.crb_weight), {})[row.parameter] = row.mean
     found = [
-        (rank, weight, max(loss for name, loss in figures.items() if name != SIGNAL), figures[SIGNAL])
+        (rank, weight, max(loss for name, loss in figures.items() if name != SIGNAL), figures.get(SIGNAL))
         for (rank, weight), figures in losses.items()
-        if len(figures) > 1
+        if figures.keys() - {SIGNAL}
     ]
     if not found:
         raise UserError("no parameter can be estimated from these fingerprints; look at the sequence and the prior")
     budget = (
         f"mean exact CRB loss of every parameter at most {max_crb_loss:g} and energy loss at most {max_energy_loss:g}"
     )
-    within = [entry for entry in found if entry[2] <= max_crb_loss and entry[3] <= max_energy_loss]
+    within = [entry for entry in found if entry[2] <= max_crb_loss and (entry[3] or 0.0) <= max_energy_loss]
     if within:
         rank, weight, crb_loss, energy = min(within, key=lambda entry: (entry[0], entry[2], entry[1]))
         rule = (
@@ -155,7 +160,7 @@ def recommend(rows: Sequence[Row], *, max_crb_loss: float, max_energy_loss: floa
     largest = max(entry[0] for entry in found)
     rank, weight, crb_loss, energy = min(
         (entry for entry in found if entry[0] == largest),
-        key=lambda entry: (max(entry[2] / max_crb_loss, entry[3] / max_energy_loss), entry[1]),
+        key=lambda entry: (max(entry[2] / max_crb_loss, (entry[3] or 0.0) / max_energy_loss), entry[1]),
     )
     rule = (
         f"no rank up to {largest} keeps the {budget}; of the largest rank the weight that exceeds the budget by the "

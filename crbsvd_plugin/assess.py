@@ -14,7 +14,7 @@ from .batches import batch_size, iter_batches
 from .model import Batch, Parameter, SignalModel
 from .prior import Prior
 from .record import Record, known_sum, quantiles, total
-from .weighting import SIGNAL
+from .weighting import ALL, SIGNAL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,9 +24,6 @@ Losses = dict[str, dict[str, dict[str, float]]]
 
 Summary = dict[str, dict[str, dict[str, dict[str, float]]]]
 """Tissue class -> parameter or "signal" -> figure -> statistic -> value."""
-
-ALL = "all"
-"""Stands for all tissue classes, even where one of them is called so."""
 
 FIGURES = ("approximate", "exact", "retained")
 """The figures of a parameter: 1 - B_u / B_ac and 1 - B_u / B_ec (Eq. 8), and B_u / B_ec (Eq. 13)."""

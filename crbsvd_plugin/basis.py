@@ -173,14 +173,14 @@ class Basis:
 def turned(columns: NDArray[Any]) -> NDArray[Any]:
     """Turn every column (T, K) by a phase, so that sum(phi^2) is real and not negative.
 
-    The largest entry is made positive. What is real then (imaginary parts below 1e-6, as for
-    FISP, whose signals are purely imaginary) is returned as a real array.
+    The largest entry is made positive. What is real then (the imaginary part of every column has a
+    norm below 1e-6, as for FISP, whose signals are purely imaginary) is returned as a real array.
     """
     if np.iscomplexobj(columns):
         squares = np.sum(columns**2, axis=0)
         columns = columns * np.exp(-0.5j * np.angle(squares))
-        if np.abs(columns.imag).max() < _REAL:
-            # Unit norm is restored: the dropped part may be as large as the threshold
+        if np.linalg.norm(columns.imag, axis=0).max() < _REAL:
+            # unit norm is restored: the dropped part may be as large as the threshold
             columns = columns.real / np.linalg.norm(columns.real, axis=0)
     largest = np.take_along_axis(columns.real, np.abs(columns).argmax(axis=0)[None], axis=0)
     return np.asarray(columns * np.where(largest < 0, -1, 1))

@@ -129,7 +129,7 @@ class Plan:
             "dictionary_prior": None if self.atoms is None else self.atoms.spec,
         }
         basis = asked.basis(accumulator, asked.rank, asked.crb_weight, info=info)
-        lost = basis.info["losses"]["all"]["signal"]
+        lost = basis.info["losses"]["all"].get("signal", 0.0)
         if lost > asked.max_energy_loss:
             logger.warning(
                 "a crb weight of %g at rank %d loses %.1f %% of the signals' energy (more than %.1f %%): "

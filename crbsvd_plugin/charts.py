@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .advice import Choice, Row
-from .assess import ALL
-from .weighting import SIGNAL
+from .weighting import ALL, SIGNAL
 
 if TYPE_CHECKING:
     from .assess import Tally

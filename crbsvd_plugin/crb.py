@@ -134,7 +134,8 @@ def bounds(
     signal, jac, targets, fisher
         As in `orthogonalise`.
     phi : array (T, K)
-        Orthonormal basis. With fewer coefficients than unknowns the exact bound is infinite.
+        Orthonormal basis. With fewer coefficients than unknowns (M0, complex, and P real ones; over the reals
+        a complex coefficient counts as two) the exact bound is infinite.
 
     Raises
     ------
@@ -164,16 +165,21 @@ def bounds_by_rank(
 def coefficients(rows: NDArray[Any], phi: NDArray[Any]) -> NDArray[np.complex128]:
     """Return phi^H s for rows s (..., T) and phi (T, K), as (..., K); in real arithmetic where phi is real.
 
-    Rows that are all imaginary (or real) have coefficients that are exactly so in a real phi.
+    Rows that are all imaginary (or real) have coefficients that are exactly so in a real phi. What is
+    below eps T^(1/2) ||s|| is rounding, and comes out as zero: a row that is orthogonal to phi has no direction there.
     """
     flat = np.reshape(rows, (-1, len(phi)))
-    if np.iscomplexobj(phi):
-        return np.asarray(flat @ phi.conj(), np.complex128).reshape(*rows.shape[:-1], phi.shape[1])
     found = np.zeros((len(flat), phi.shape[1]), np.complex128)
-    for source, out in ((flat.real, found.real), (flat.imag, found.imag)):
-        if source.any():
-            # a product with a strided factor would not be left to BLAS
-            out[...] = np.ascontiguousarray(source) @ phi
+    if np.iscomplexobj(phi):
+        found[...] = flat @ phi.conj()
+    else:
+        for source, out in ((flat.real, found.real), (flat.imag, found.imag)):
+            if source.any():
+                # a product with a strided factor would not be left to BLAS
+                out[...] = np.ascontiguousarray(source) @ phi
+    rounding = float(np.finfo(float).eps) * np.sqrt(len(phi) * energy(flat))[:, None]
+    for out in (found.real, found.imag):
+        out[np.abs(out) < rounding] = 0
     return found.reshape(*rows.shape[:-1], phi.shape[1])
 
 

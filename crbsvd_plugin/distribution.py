@@ -266,3 +266,6 @@ def _check_range(kind: str, low: float, high: float, spacing: str) -> None:
         raise UserError(f"{kind} from {low:g} to {high:g}, expected finite limits, the lower one first")
     if spacing == "log" and low <= 0:
         raise UserError(f"{kind} from {low:g} to {high:g} with logarithmic spacing, expected positive limits")
+    # as Python's own numbers, which overflow without a warning
+    if not np.isfinite(float(high) / float(low) if spacing == "log" else float(high) - float(low)):
+        raise UserError(f"{kind} from {low:g} to {high:g}, expected limits that are less far apart")

@@ -21,7 +21,7 @@ from .errors import UserError
 from .gram import factor, outer, parts_of, resolution
 from .model import Batch, Parameter
 from .subspace import TOLERANCE, Subspace
-from .weighting import SIGNAL, Block, Kind, Weighting
+from .weighting import ALL, SIGNAL, Block, Kind, Weighting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class BasisAccumulator:
 
     Notes
     -----
-    Memory: 8 (T r + n_blocks r^2) bytes, r the dimension of the subspace, twice r^2 where
+    Memory: 8 (T (r + 32) + n_blocks r^2) bytes, r the dimension of the subspace, twice r^2 where
     signals are neither purely real nor purely imaginary (unless conjugates are counted).
 
     What is guaranteed: each column of D loses once, when it is added, what falls outside of the subspace of
@@ -63,10 +63,11 @@ class BasisAccumulator:
     - Singular values are off by at most e, and the sine of the angle between the subspaces is at most
       2 e / (sigma_K - sigma_K+1), sigma being the dense singular values and e below half of the gap (Wedin).
 
-    Entry (i, j) of a Gram matrix has an error relative to |c_i| |c_j|, and the columns of U are ordered by size.
-    Real dictionaries follow that order: singular values are resolved as by an SVD of D. In complex ones small
-    singular vectors u hold some of the large columns; against another one, v, they are resolved to about
-    eps |C u| |C v| / (sigma_u^2 - sigma_v^2), C being the diagonal matrix of the norms |c_i|.
+    Entry (i, j) of a Gram matrix has an error relative to |c_i| |c_j|, and the columns of U are ordered by their
+    size in the batch that brought them. A real dictionary whose first batches stand for the whole (`batches` sees
+    to it) follows that order: singular values are resolved as by an SVD of D. Where it does not, and in complex
+    ones, small singular vectors u hold some of the large columns; against another one, v, they are resolved to
+    about eps |C u| |C v| / (sigma_u^2 - sigma_v^2), C being the diagonal matrix of the norms |c_i|.
     """
 
     def __init__(
@@ -120,12 +121,12 @@ class BasisAccumulator:
         if batch.jac.shape[1:2] != (len(self.parameters),):
             raise ValueError(f"jac has shape {batch.jac.shape}, expected (B, P, T) with P = {len(self.parameters)}")
         orthogonal = crb.orthogonalise(batch.signal, batch.jac, targets=self.targets, fisher=self.fisher)
+        self.add(batch.label, [batch.signal, *np.moveaxis(orthogonal.unit, 1, 0)], weight=batch.weight)
         for i, name in enumerate(self.columns[1:]):
             dependent = np.flatnonzero(orthogonal.norm[:, i] == 0)
             if len(dependent):
                 self.n_dependent[name] = self.n_dependent.get(name, 0) + len(dependent)
                 self.dependent.setdefault((batch.label, name), batch.theta[dependent[0]].tolist())
-        self.add(batch.label, [batch.signal, *np.moveaxis(orthogonal.unit, 1, 0)], weight=batch.weight)
 
     def add(self, label: str, blocks: Sequence[NDArray[Any]], *, weight: float = 1.0) -> None:
         """Add signals and derivatives that are orthogonalised already.
@@ -138,7 +139,14 @@ class BasisAccumulator:
             The signals, and the unit-norm orthogonalised derivatives of each parameter of interest.
         weight : float
             How many fingerprints each row stands for.
+
+        Raises
+        ------
+        ValueError
+            Shapes do not fit, the weight is not positive and finite, or values are not finite.
         """
+        if not 0 < weight < np.inf:
+            raise ValueError(f"weight of a batch is {weight}, expected a positive, finite number")
         keys = [(label, name) for name in self.columns]
         if len(blocks) != len(keys) or any(block.shape != (len(blocks[0]), self.n_frames) for block in blocks):
             shapes = [block.shape for block in blocks]
@@ -245,7 +253,8 @@ class BasisAccumulator:
         kept: dict[str, dict[str, tuple[float, float]]] = {}
         for key, whole in self._energy.items():
             inside = float(np.real(np.sum(coeff.conj() * (self._gram(key) @ coeff))))
-            for group in (key[0], "all"):
+            # a class may be called so itself
+            for group in dict.fromkeys((key[0], ALL)):
                 a, b = kept.setdefault(group, {}).get(key[1], (0.0, 0.0))
                 kept[group][key[1]] = (a + inside, b + whole)
         return {

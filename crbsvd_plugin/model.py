@@ -33,6 +33,10 @@ class Parameter:
     high: float
     nuisance: bool = False
 
+    def __post_init__(self) -> None:
+        if self.name in ("signal", ""):
+            raise ValueError(f"a parameter is called {self.name!r}, which in tables is the signal itself")
+
 
 @runtime_checkable
 class SignalModel(Protocol):

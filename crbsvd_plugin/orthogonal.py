@@ -24,6 +24,8 @@ from .jit import kernel, prange
 CONDITION = 1e6
 """Largest condition number, in the Frobenius norm, of the normalised columns for which Cholesky is used."""
 
+# squared norms below it have lost digits to the end of the range: such a column counts as zero
+_TINY = 1e-280
 # how far the first Q may be from orthonormal: usually eps kappa^2, at most 1e-3; the second is then as good as it gets
 _ALMOST = 0.1
 # a block of ten rows of this many numbers stays in the first-level cache
@@ -247,7 +249,7 @@ def _load(signal, jac, order, length, over_complex, x, size, rows):  # type: ign
         for t in range(length):
             x[1, t], x[1, length + t] = -x[0, length + t], x[0, t]
     n = 0
-    for used in np.flatnonzero(size):
+    for used in np.flatnonzero(size > _TINY):
         size[used], rows[n], n = np.sqrt(size[used]), used, n + 1
     return n, lo, hi, half, np.isfinite(real + imag)
 

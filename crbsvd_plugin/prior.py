@@ -223,8 +223,19 @@ class Prior:
         """
         if n_atoms < 1:
             raise UserError(f"number of atoms is {n_atoms}, expected at least 1")
-        share = n_atoms / self.size(parameters)
-        return self if share >= 1 else replace(self, tissues=tuple(tissue.thinned(share) for tissue in self.tissues))
+        whole = self.atoms(parameters)
+        share = n_atoms / sum(len(part.theta) for part in whole)
+        if share >= 1:
+            return self
+        thin = replace(self, tissues=tuple(tissue.thinned(share) for tissue in self.tissues))
+        if not self.ordered:
+            return thin
+        # of a coarser grid another share may break the order
+        tissues = [
+            replace(tissue, weight=part.weight * len(part.theta) / len(left.theta))
+            for tissue, part, left in zip(thin.tissues, whole, thin.atoms(parameters), strict=True)
+        ]
+        return replace(thin, tissues=tuple(tissues))
 
     def shifted(self) -> Prior:
         """Return the prior with other points of the same distributions.

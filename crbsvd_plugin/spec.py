@@ -144,7 +144,7 @@ def _read(text: str) -> dict[str, Any]:
         raise UserError(f"SPEC {text} does not exist; check the path") from None
     except OSError as error:
         raise UserError(f"SPEC {text} cannot be read ({error.strerror}); check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no text, or a number of thousands of digits
         raise UserError(f"SPEC {text} is not valid TOML ({error})") from None
 
 
@@ -152,7 +152,7 @@ def _literal(value: str) -> Any:
     """Read a value as TOML would; what it is not is taken as a string."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of thousands of digits
         return None if value == "none" else value
 
 

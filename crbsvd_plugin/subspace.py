@@ -29,6 +29,10 @@ _N_PROBES = 32
 _MARGIN = 10.0
 _FIRST = 64
 _COMPLETED = 0.75
+# of what falls outside, a hundredth of the tolerance is looked at: that must be well above T eps^2
+_ROUNDING = 1e4
+# energies below it have lost digits of their squares to the end of the range
+_SMALLEST = 1e-280
 
 
 class Subspace:
@@ -39,8 +43,8 @@ class Subspace:
     n_frames : int
         Number of frames T.
     tolerance : float
-        Share of the energy of each block of each batch that may fall outside, 0 to 1; 0 keeps all
-        T dimensions, from the first batch on.
+        Share of the energy of each block of each batch that may fall outside, below 1, and not below
+        what rounding leaves there, 1e4 T eps^2 (5e-28 T); 0 keeps all T dimensions, from the first batch on.
 
     Raises
     ------
@@ -63,8 +67,11 @@ class Subspace:
     """
 
     def __init__(self, n_frames: int, *, tolerance: float = TOLERANCE):
-        if not 0 <= tolerance < 1:
-            raise UserError(f"tolerance is {tolerance}, expected a share of the energy, at least 0 and below 1")
+        least = _ROUNDING * n_frames * float(np.finfo(float).eps) ** 2
+        if tolerance != 0 and not least <= tolerance < 1:
+            raise UserError(
+                f"tolerance is {tolerance:g}, expected a share of the energy from {least:.1g} (rounding) to 1, or 0"
+            )
         self.n_frames = n_frames
         self.tolerance = tolerance
         self._size = 0
@@ -104,7 +111,7 @@ class Subspace:
         """
         energy = {key: sum(float(np.vdot(part, part)) for part in parts) for key, parts in blocks.items()}
         for key, size in energy.items():
-            if not np.isfinite(size):
+            if not np.isfinite(size) or 0 < size < _SMALLEST:
                 raise ValueError(f"block {key!r} is not finite, or its energy exceeds the range of double precision")
         while True:
             products = {key: [part @ self._frame for part in parts] for key, parts in blocks.items()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import __version__, charts, crb, files, request
 from .advice import Outcome, Row, Share, recommend
-from .assess import ALL, Tally
+from .assess import Tally
 from .basis import Basis, plain
 from .batches import batch_size, pieces, simulate
 from .checkpoint import Checkpoint
@@ -25,7 +25,7 @@ from .model import SignalModel
 from .prior import Atoms, Prior, split
 from .progress import Report, counted
 from .training import State, Training, resume
-from .weighting import SIGNAL, Weighting
+from .weighting import ALL, SIGNAL, Weighting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

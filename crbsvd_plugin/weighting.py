@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from .errors import UserError, nearest
 
 SIGNAL = "signal"
 """Name of the signals' block, beside the names of the parameters."""
 
+ALL = "all"
+"""Stands for all tissue classes, even where one of them is called so."""
+
 Kind = Literal["svd", "loss"]
 Block = tuple[str, str]
 """Tissue class and "signal" or parameter."""
+
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Weighting:
         if self.kind not in ("svd", "loss"):
             raise UserError(f"weighting is {self.kind!r}, expected 'svd' (Eq. 12) or 'loss' (Eq. 5)")
         for name, weight in [*self.parameters.items(), *self.classes.items()]:
-            if not 0 <= weight < np.inf:
-                raise UserError(f"weight of {name!r} is {weight}, expected at least 0 and finite")
+            if not 0 <= weight <= _LARGEST:
+                raise UserError(f"weight of {name!r} is {weight}, expected 0 to {_LARGEST:g}")
 
     def factors(self, blocks: Iterable[Block]) -> dict[Block, float]:
         """Return the factor of the squared loss of every block.

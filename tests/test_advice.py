@@ -115,6 +115,15 @@ def test_the_rule_is_said_in_words() -> None:
     assert rule.endswith("allow a larger rank or a larger loss")
 
 
+def test_signals_without_a_weight_have_no_budget() -> None:
+    table = {(1, 0.5): {"T1": 0.2}, (2, 0.5): {"T1": 0.04}, (2, 0.6): {"T1": 0.03}}
+    choice = chosen(table)
+    assert (choice.rank, choice.crb_weight, choice.crb_loss, choice.energy_loss) == (2, 0.6, 0.03, None)
+    assert "3.00 % of the CRB." in Outcome(choice).text
+    assert "energy." not in Outcome(choice).text
+    assert not chosen(table, crb=0.01).met
+
+
 def test_nothing_to_estimate_is_refused() -> None:
     for table in ({(2, 0.0): {"signal": 0.1}}, {(2, 0.0): {"signal": 0.1, "T1": NAN}}, {}):
         with pytest.raises(UserError, match="no parameter can be estimated from these fingerprints"):

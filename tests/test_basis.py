@@ -57,6 +57,9 @@ def test_columns_that_can_be_real_are_stored_real(rng: np.random.Generator, angl
     assert turned(phi + 1e-8j * rng.standard_normal(phi.shape)).dtype == np.float64
     assert turned(phi + 1e-4j * rng.standard_normal(phi.shape)).dtype == np.complex128
     np.testing.assert_allclose(turned(phi), found, atol=1e-15)
+    # many small parts are no smaller than one large part of the same norm
+    tall = np.linalg.qr(rng.standard_normal((4000, 2)))[0]
+    assert turned(tall + 9e-7j * np.sign(rng.standard_normal(tall.shape))).dtype == np.complex128
     nearly = turned(phi + 3e-7j * rng.standard_normal(phi.shape))
     np.testing.assert_allclose(np.linalg.norm(nearly, axis=0), 1, atol=1e-15)
 

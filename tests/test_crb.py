@@ -82,6 +82,20 @@ def test_exact_bounds_are_those_of_the_compressed_problem(rng: np.random.Generat
         np.testing.assert_allclose(found.approximate[atom], expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_a_column_that_is_orthogonal_to_the_basis_has_no_direction_in_it(
+    rng: np.random.Generator, fisher: Fisher
+) -> None:
+    # signal q0, target q1 + q2 / 2 + 0.3 q3, nuisance q3, of which q3 is not in the basis: 1 / (1 + 1/4)
+    for _ in range(20):
+        q = np.linalg.qr(gaussian(rng, 41, 4))[0].T
+        jac = np.stack([q[1] + 0.5 * q[2] + 0.3 * q[3], q[3]])[None]
+        found = crb.bounds(q[:1], jac, q[:3].T, targets=[0], fisher=fisher)
+        np.testing.assert_allclose([found.uncompressed, found.exact], 0.8, rtol=1e-12)
+        # and a target that is not in it cannot be estimated
+        assert np.isinf(crb.bounds(q[:1], jac, q[:3].T, targets=[1], fisher=fisher).exact).all()
+
+
 def test_the_two_fisher_matrices_agree_for_fisp_and_differ_for_random_data(rng: np.random.Generator) -> None:
     for data, equal in ((fisp_data(), True), (random_data(rng), False)):
         real, complex_ = (crb.orthogonalise(*data, fisher=fisher).bound for fisher in FISHERS)

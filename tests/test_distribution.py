@@ -189,6 +189,8 @@ def test_a_distribution_as_plain_values(made: Any) -> None:
         (lambda: fixed(np.nan), "fixed value is nan, expected a finite number"),
         (lambda: Uniform(1, 1), "uniform distribution from 1 to 1, expected finite limits"),
         (lambda: Uniform(np.nan, 1), "uniform distribution from nan to 1"),
+        (lambda: Grid(1e-200, 1e200, 3, "log"), "grid from 1e-200 to 1e.200, expected limits that are less far apart"),
+        (lambda: Uniform(-1e308, 1e308), "expected limits that are less far apart"),
         (lambda: Uniform(-1, 1, "log"), "uniform distribution from -1 to 1 with logarithmic spacing"),
         (lambda: Normal(1, 0), "mean 1 and standard deviation 0, expected a finite mean and a finite, positive dev"),
         (lambda: Normal(1, np.inf), "standard deviation inf, expected"),

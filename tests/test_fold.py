@@ -158,6 +158,24 @@ def test_zero_and_dependent_derivatives_are_counted_and_logged(
     assert np.isclose(gram.trace().real, 0.25 * 78, rtol=1e-12)
 
 
+def test_a_class_that_is_called_all(rng: np.random.Generator) -> None:
+    batches = make_batches(rng, "complex")
+    named = folded([replace(batches[0], label="all"), batches[1]]).finish(RANK, 0.5).info["losses"]
+    assert named == {"all": folded(batches[:2]).finish(RANK, 0.5).info["losses"]["all"], "gm": named["gm"]}
+
+
+def test_a_batch_that_is_refused_is_not_counted(rng: np.random.Generator) -> None:
+    batch = make_batches(rng, "complex")[1]
+    assert batch.jac is not None
+    jac = batch.jac.copy()
+    jac[3, 0] = 0
+    accumulator = BasisAccumulator(PARAMETERS, batch.signal.shape[1])
+    for wrong in ({"signal": np.full_like(batch.signal, 1e160)}, {"weight": float("nan")}, {"weight": -1.0}):
+        with np.errstate(over="ignore"), pytest.raises(ValueError, match=r"not finite|weight of a batch is"):
+            accumulator.update(replace(batch, jac=jac, **wrong))
+    assert (accumulator.n_dependent, accumulator.dependent, accumulator.n_atoms) == ({}, {}, {})
+
+
 @pytest.mark.parametrize("tolerance", [1e-16, 0])
 @pytest.mark.parametrize("n_atoms", [4, 3000])
 @pytest.mark.parametrize("kind", ["complex", "real", "imaginary"])

@@ -66,3 +66,18 @@ def test_same_bits_for_any_number_of_threads_and_any_batch(rng: np.random.Genera
         np.testing.assert_array_equal(crb.orthogonalise(signal, jac).unit, whole.unit)
     np.testing.assert_array_equal(np.concatenate([one.unit for one in alone]), whole.unit)
     np.testing.assert_array_equal(np.concatenate([one.norm for one in alone]), whole.norm)
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_what_is_too_small_to_be_squared_counts_as_zero(rng: np.random.Generator, fisher: Fisher) -> None:
+    signal, jac = random_data(rng, n=2)
+    tiny = jac.copy()
+    tiny[0, 1] *= 1e-160
+    found, zero = crb.orthogonalise(signal, tiny, fisher=fisher), jac.copy()
+    zero[0, 1] = 0
+    expected = crb.orthogonalise(signal, zero, fisher=fisher)
+    assert found.norm[0, 1] == 0
+    np.testing.assert_array_equal(found.unit, expected.unit)
+    # what can be squared is not touched
+    small = crb.orthogonalise(1e-120 * signal, 1e-130 * jac, fisher=fisher)
+    np.testing.assert_allclose(small.norm, 1e-130 * crb.orthogonalise(signal, jac, fisher=fisher).norm, rtol=1e-12)

@@ -71,6 +71,17 @@ def test_thinning_keeps_the_share_of_every_class(n_atoms: int) -> None:
     assert np.isclose(sum(len(a.theta) * a.weight for a in again.atoms(T1_T2)), 281_250, rtol=1e-12)
 
 
+@pytest.mark.parametrize("n_atoms", [8, 50, 3000])
+def test_thinning_keeps_the_share_where_an_order_leaves_atoms_out(n_atoms: int) -> None:
+    grids = {"T1": Grid(0.1, 0.9, 500), "T2": Grid(0.55, 0.9, 500)}
+    other = Tissue("b", {"T1": fixed(0.9), "T2": Grid(0.1, 0.8, 900)})
+    prior = Prior("ordered", (Tissue("a", grids, 2.0), other), (("T2", "T1"),))
+    thin = prior.thinned(n_atoms, T1_T2)
+    for here, there in zip(thin.atoms(T1_T2), prior.atoms(T1_T2), strict=True):
+        assert len(here.theta) < len(there.theta)
+        assert np.isclose(len(here.theta) * here.weight, len(there.theta) * there.weight, rtol=1e-12)
+
+
 def test_thinning_leaves_small_priors_and_single_values_alone() -> None:
     assert TABLE1.thinned(281_250, T1_T2) is TABLE1
     assert TABLE1.thinned(10**9, T1_T2) is TABLE1

@@ -95,6 +95,7 @@ def test_a_toml_file_and_settings_that_replace_its_own(tmp_path: Path) -> None:
         (["tr=[0.01]"], "tr has 1 entries, expected 1040"),
         (["te=none"], "te has a wrong type: Expected `float`, got `null`"),
         (["te=2020-01-01"], "expected a number, a quantity or a list"),
+        (["te=" + 5001 * "1"], "1' is not a quantity, expected a number and one of"),
         (["slice_positions=2.5"], "slice_positions has a wrong type: Expected `int`, got `float`"),
         (["b1=1"], "b1 has a wrong type"),
         (["inversion_efficiency=2"], "inversion_efficiency is 2"),
@@ -116,6 +117,7 @@ def test_settings_that_cannot_be_understood(settings: list[str], match: str) -> 
     ("text", "match"),
     [
         ("te = ", "is not valid TOML"),
+        ("te = " + 5001 * "1", "is not valid TOML"),
         ("te = 0.004", "model None is unknown"),
         ('name = "mrf-fips"', "model 'mrf-fips' is unknown.*did you mean 'mrf-fisp'"),
         ("name = [1]", r"model \[1\] is unknown"),

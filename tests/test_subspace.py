@@ -166,7 +166,7 @@ def test_completion(rng: np.random.Generator, tolerance: float) -> None:
 
 def test_rows_along_the_axes(rng: np.random.Generator) -> None:
     # residuals with exact zeros and few directions, for which a QR is free in what it completes with
-    for tolerance in (TOLERANCE, 1e-30):
+    for tolerance in (TOLERANCE, 1e-25):
         subspace = Subspace(120, tolerance=tolerance)
         for k in range(0, 40, 2):
             subspace.project({"a": [np.eye(120)[k : k + 2]], "b": [np.ones((1, 1)) * np.eye(120)[k]]})
@@ -187,18 +187,30 @@ def test_the_same_twice_and_restored(rng: np.random.Generator, frozen: Callable[
     assert two.tolerance == TOLERANCE
 
 
-@pytest.mark.parametrize("tolerance", [-1e-16, 1.0, float("nan")])
+@pytest.mark.parametrize("tolerance", [-1e-16, 1.0, float("nan"), 1e-30])
 def test_a_tolerance_out_of_range(tolerance: float) -> None:
-    with pytest.raises(UserError, match=r"tolerance is .*, expected a share of the energy, at least 0 and below 1"):
+    # 1e4 T eps^2 = 4.4e-27: below it there is nothing but rounding, which has no direction to grow in
+    with pytest.raises(UserError, match=r"tolerance is .*, expected a share of the energy from 4e-27 .* to 1, or 0"):
         Subspace(9, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("n_frames", [130, 200])
+def test_at_the_smallest_tolerance_columns_are_still_orthonormal(rng: np.random.Generator, n_frames: int) -> None:
+    for _ in range(20):
+        subspace = Subspace(n_frames, tolerance=1.01e4 * n_frames * EPS**2)
+        # rows of one direction leave nothing but their rounding behind
+        rows = np.outer(rng.standard_normal(50), np.sign(rng.standard_normal(n_frames)))
+        subspace.project({"a": [rows]})
+        check_orthonormal(subspace)
+        assert outside(subspace, rows) <= 1.01e4 * n_frames * EPS**2 * np.sum(rows**2)
 
 
 def test_what_is_not_finite_is_refused_before_anything_changes(rng: np.random.Generator) -> None:
     subspace = Subspace(31)
     subspace.project({"a": [rng.standard_normal((3, 31))]})
     frame = subspace.frame.copy()
-    for wrong in (np.nan, np.inf, 1e200):
-        rows = rng.standard_normal((3, 31))
+    for wrong in (np.nan, np.inf, 1e200, 1e-150):
+        rows = np.zeros((3, 31)) if wrong == 1e-150 else rng.standard_normal((3, 31))
         rows[1, 2] = wrong
         with np.errstate(over="ignore"), pytest.raises(ValueError, match="block 'b' is not finite"):
             subspace.project({"a": [rng.standard_normal((3, 31))], "b": [rows]})
