@@ -8,19 +8,22 @@ with this unitary scaling the noise of k-space is the noise of the images.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import threads
-from .toeplitz import Toeplitz, multiplier
+from .toeplitz import Toeplitz, parts_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-_EPS = {np.dtype(np.complex64): 1e-5, np.dtype(np.complex128): 1e-10}
+_SINGLE, _DOUBLE = np.dtype(np.complex64), np.dtype(np.complex128)
+# accuracy, and by how much the NUFFT's own grid is finer: where the spreading of samples takes the time, and ...
+_SAMPLES = {_SINGLE: {"eps": 1e-5, "upsampfac": 2.0}, _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0}}
+# ... for the kernels, whose grid is so large that its transforms do (1e-5 would need more than FINUFFT has there)
+_KERNEL = {_SINGLE: {"eps": 2e-5, "upsampfac": 1.25}, _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0}}
 
 
 def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int) -> float:
@@ -125,8 +128,9 @@ class SubspaceOperator:
         coeff = self._checked(coeff, self.coeff_shape, "coeff")
         ksp = np.empty(self.ksp_shape, self.dtype)
         rows = self.phi.T[:, self.frame, None] * self._real.type(self._scale)
+        plan = self._plan(2, self.shape, self.rank, **_SAMPLES[self.dtype])
         for sens, out in zip(self.sens, ksp, strict=True):
-            samples = self._to_samples.execute(np.ascontiguousarray(sens * coeff))
+            samples = plan.execute(np.ascontiguousarray(sens * coeff))
             np.einsum("krs,kro->rs", samples.reshape(self.rank, *out.shape), rows, out=out)
         return ksp
 
@@ -136,59 +140,37 @@ class SubspaceOperator:
         coeff = np.zeros(self.coeff_shape, self.dtype)
         rows = self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale)
         present = self.weights > 0
+        plan = self._plan(1, self.shape, self.rank, **_SAMPLES[self.dtype])
         for sens, samples in zip(self.sens, ksp, strict=True):
             # what is missing may hold anything, NaN too
             weighted = np.multiply(self.weights, samples, out=np.zeros_like(samples), where=present)
             strength = np.ascontiguousarray(rows * weighted)
-            image = self._to_image.execute(strength.reshape(self.rank, -1))
+            image = plan.execute(strength.reshape(self.rank, -1))
             coeff += sens.conj() * image.reshape(self.coeff_shape)
         return coeff
 
     def normal(self, coeff: NDArray[Any]) -> NDArray[Any]:
         """Return A^H W A of coefficient images (K, *X), by convolution; see `toeplitz`."""
-        coeff = self._checked(coeff, self.coeff_shape, "coeff")
-        out = np.zeros(self.coeff_shape, self.dtype)
-        n_threads = threads.count()
-        workers = max(1, n_threads // len(self.sens))
-        toeplitz = self.toeplitz
-
-        def one_coil(sens: NDArray[Any]) -> NDArray[Any]:
-            return sens.conj() * toeplitz.apply(sens * coeff, workers=workers)
-
-        # coils side by side, as many as threads: each stays in its core's cache; summed in order
-        with ThreadPoolExecutor(n_threads) as pool:
-            for start in range(0, len(self.sens), n_threads):
-                for image in pool.map(one_coil, self.sens[start : start + n_threads]):
-                    out += image
-        return out
+        return self.toeplitz.normal(self._checked(coeff, self.coeff_shape, "coeff"), self.sens)
 
     @cached_property
     def toeplitz(self) -> Toeplitz:
         """The convolution kernel of this trajectory, weights and basis; computed at first use."""
-        doubled = tuple(2 * n for n in self.shape)
-        plan = self._plan(1, doubled, 1)
+        plan = self._plan(1, tuple(2 * n for n in self.shape), 1, **_KERNEL[self.dtype])
 
         def psf(strength: NDArray[Any]) -> NDArray[Any]:
             lags: NDArray[Any] = plan.execute(strength.astype(self.dtype).ravel())
-            return lags * self._real.type(self._scale**2)
+            lags *= self._real.type(self._scale**2)
+            return lags
 
-        values = multiplier(psf, self.phi, self.frame, self.weights, self.shape)
-        return Toeplitz(values, self.rank, self.shape)
+        return Toeplitz(parts_of(psf, self.phi, self.frame, self.weights, self.shape), self.rank)
 
-    @cached_property
-    def _to_samples(self) -> Any:
-        return self._plan(2, self.shape, self.rank)
-
-    @cached_property
-    def _to_image(self) -> Any:
-        return self._plan(1, self.shape, self.rank)
-
-    def _plan(self, kind: int, modes: tuple[int, ...], n_transforms: int) -> Any:
-        """Plan a NUFFT of this trajectory between the samples and a grid of `modes`."""
+    def _plan(self, kind: int, modes: tuple[int, ...], n_transforms: int, *, eps: float, upsampfac: float) -> Any:
+        """Plan a NUFFT of this trajectory between the samples and a grid of `modes`; not kept, for it is large."""
         import finufft
 
         plan = finufft.Plan(
-            kind, modes, n_trans=n_transforms, eps=_EPS[self.dtype], isign=1 if kind == 1 else -1,
+            kind, modes, n_trans=n_transforms, eps=eps, isign=1 if kind == 1 else -1, upsampfac=upsampfac,
             dtype=self.dtype.name, nthreads=threads.count(),
         )  # fmt: skip
         # one voxel is 1/n of the field of view, however many lags the grid holds

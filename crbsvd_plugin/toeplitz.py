@@ -17,18 +17,22 @@ Tamir et al., Magn Reson Med 77:180 (2017), doi 10.1002/mrm.26102 (K x K kernel 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import threads
-from .jit import kernel
+from .mixing import mix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SLAB = 16
+_CACHE = 16 * 2**20  # bytes of a buffer that is gone through three times: what may stay in the last-level cache
+_ROWS = 16  # of the last axis at a time, which stay in the first two
 
 
 class Toeplitz:
@@ -36,47 +40,96 @@ class Toeplitz:
 
     Parameters
     ----------
-    multiplier : array (K (K + 1) / 2, 2 n_1, 2 n_2, ...)
-        Transform of the upper triangle of the kernel, row by row; real or complex.
+    parts : real array (1 or 2, K (K + 1) / 2, 2 n_1, 2 n_2, ...)
+        Transform of the upper triangle of the kernel, row by row: real parts, and imaginary ones if there are any.
     rank : int
         Number of coefficients K.
-    shape : tuple of int
-        Image size (n_1, n_2, ...).
+
+    Notes
+    -----
+    Zero halves are neither stored nor transformed before their turn: of whole images only the first axis is
+    doubled; the others are, a piece at a time that stays in the cache, when they are transformed, multiplied and
+    cut again. Coils that fit into the cache together share what is read of the kernel, which for many coefficients
+    bounds the speed. Memory besides the kernel: 2 K N numbers for each coil that is in work, and a piece per thread.
     """
 
-    def __init__(self, multiplier: NDArray[Any], rank: int, shape: tuple[int, ...]):
-        self.multiplier = multiplier
+    def __init__(self, parts: NDArray[Any], rank: int):
+        self.parts = parts
         self.rank = rank
-        self.shape = shape
+        self.shape = tuple(n // 2 for n in parts.shape[2:])
 
-    def apply(self, image: NDArray[Any], *, workers: int = 1) -> NDArray[Any]:
-        """Return the convolution of K images (K, *X) with the kernel.
+    def normal(self, coeff: NDArray[Any], sens: NDArray[Any]) -> NDArray[Any]:
+        """Return sum_c conj(sens_c) T sens_c coeff for images coeff (K, *X) and coils sens (C, *X).
 
-        Zero halves are neither stored nor transformed before their turn: all axes but the last
-        are doubled first; then, a few rows at a time so that they stay in the cache, the last.
+        The result does not depend on the number of threads.
         """
-        from scipy import fft
+        # axis 1 of X alone, and all others as one
+        lines = (self.shape[0], math.prod(self.shape[1:]))
+        images, coils = coeff.reshape(self.rank, *lines), sens.reshape(-1, *lines)
+        out = np.zeros(images.shape, coeff.dtype)
+        n_coils = max(1, min(len(coils), _CACHE // (2 * images.nbytes)))
+        buffer = np.empty((n_coils, self.rank, 2 * lines[0], lines[1]), coeff.dtype)
+        n_threads = threads.count()
+        edges = np.linspace(0, 2 * lines[0], n_threads + 1).astype(int).tolist()
+        with ThreadPoolExecutor(n_threads) as pool:
+            for start in range(0, len(coils), n_coils):
+                here = coils[start : start + n_coils]
+                work = buffer[: len(here)]
+                each = [(here[c], images[k], work[c, k]) for c, k in np.ndindex(work.shape[:2])]
+                # a list waits for all threads
+                list(pool.map(_to_lines, *zip(*each, strict=True)))
+                list(pool.map(self._convolve, repeat(work), pairwise(edges)))
+                list(pool.map(_from_lines, repeat(here), np.moveaxis(work, 1, 0), out))
+        return out.reshape(coeff.shape)
 
-        axes = range(1, len(self.shape))
-        half = image
-        for axis, n in zip(axes, self.shape, strict=False):
-            half = fft.fft(half, n=2 * n, axis=axis, workers=workers, overwrite_x=axis > 1)
-        last = self.shape[-1]
-        rows = np.ascontiguousarray(half).reshape(self.rank, -1, last)
-        matrix = self.multiplier.reshape(len(self.multiplier), -1, 2 * last)
-        for start in range(0, rows.shape[1], _SLAB):
-            part = slice(start, start + _SLAB)
-            full = fft.fft(rows[:, part], n=2 * last, axis=2, workers=workers)
-            _mix(full, matrix, start)
-            rows[:, part] = fft.ifft(full, axis=2, workers=workers, overwrite_x=True)[..., :last]
-        half = rows.reshape(half.shape)
-        for axis, n in reversed(list(zip(axes, self.shape, strict=False))):
-            full = fft.ifft(half, axis=axis, workers=workers, overwrite_x=True)
-            half = full[(slice(None),) * axis + (slice(0, n),)]
-        return half
+    def _convolve(self, work: NDArray[Any], part: tuple[int, int]) -> None:
+        """Multiply the rows from part[0] to part[1] of axis 1, transformed already, by the kernel, in place."""
+        inner = self.shape[1:]
+        doubled = tuple(2 * n for n in inner)
+        n_rows = math.prod(doubled[:-1])
+        parts = self.parts.reshape(*self.parts.shape[:2], -1, doubled[-1])
+        size = max(1, _ROWS // n_rows)
+        for start in range(*part, size):
+            lines = work[:, :, start : min(start + size, part[1])]
+            piece = np.zeros((*lines.shape[:3], *doubled), work.dtype)
+            # what is not zero when axis i is transformed, the last one first; of all axes: `inside`
+            kept = [tuple(slice(n) for n in inner[:i]) for i in range(len(inner) + 1)]
+            *views, inside = (piece[(slice(None),) * 3 + axes] for axes in kept)
+            inside[...] = lines.reshape(inside.shape)
+            for axis, view in reversed(list(enumerate(views))):
+                _transform(view, axis - len(inner))
+            mix(piece.reshape(*lines.shape[:2], -1, doubled[-1]), parts, start * n_rows)
+            for axis, view in enumerate(views):
+                _transform(view, axis - len(inner), inverse=True)
+            lines[...] = inside.reshape(lines.shape)
 
 
-def multiplier(
+def _to_lines(sens: NDArray[Any], image: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write the transform along axis 0 of an image (n, M) seen by a coil, padded, to out (2 n, M)."""
+    np.multiply(sens, image, out=out[: len(image)])
+    out[len(image) :] = 0
+    _transform(out, 0)
+
+
+def _from_lines(coils: NDArray[Any], lines: NDArray[Any], out: NDArray[Any]) -> None:
+    """Add what coils (C, n, M) make of the transforms (C, 2 n, M) of one image to out (n, M)."""
+    for sens, line in zip(coils, lines, strict=True):
+        _transform(line, 0, inverse=True)
+        image = line[: len(out)]
+        image *= sens.conj()
+        out += image
+
+
+def _transform(array: NDArray[Any], axis: int, *, inverse: bool = False) -> None:
+    """Replace an array by its discrete Fourier transform along an axis."""
+    from scipy import fft
+
+    result = (fft.ifft if inverse else fft.fft)(array, axis=axis, overwrite_x=True)
+    if not np.may_share_memory(result, array):
+        array[...] = result  # it may be overwritten, says scipy: it need not
+
+
+def parts_of(
     psf: Callable[[NDArray[Any]], NDArray[Any]],
     phi: NDArray[Any],
     frame: NDArray[np.intp],
@@ -88,7 +141,7 @@ def multiplier(
     Parameters
     ----------
     psf : callable
-        Adjoint NUFFT of sample strengths (R, S) onto the grid of lags (2 n_1, 2 n_2, ...),
+        Adjoint NUFFT of complex sample strengths (R, S) onto the grid of lags (2 n_1, 2 n_2, ...),
         lag 0 at index n, scaled by 1/N.
     phi : array (T, K)
         Basis.
@@ -101,29 +154,45 @@ def multiplier(
 
     Returns
     -------
-    array (K (K + 1) / 2, 2 n_1, 2 n_2, ...)
-        Real where phi is real.
+    real array (1 or 2, K (K + 1) / 2, 2 n_1, 2 n_2, ...)
+        As `Toeplitz` takes it: real parts, and imaginary ones where phi is complex.
 
     Raises
     ------
     ArithmeticError
         A kernel that must be real is not, to the accuracy of the NUFFT.
+
+    Notes
+    -----
+    Transformed kernels of a real basis are real, so two go through the NUFFT as the real and imaginary part of one.
+    The last one goes alone, and shows whether they are real indeed.
     """
     from scipy import fft
 
-    rank = phi.shape[1]
-    axes = tuple(range(len(shape)))
-    real = np.isrealobj(phi)
-    rows: list[NDArray[Any]] = []
-    for k in range(rank):
-        for other in range(k, rank):
-            strength = (phi[frame, k].conj() * phi[frame, other])[:, None] * weights
-            lags = psf(strength)
-            for axis in axes:
-                lags[(slice(None),) * axis + (0,)] = 0
-            values = fft.fftn(fft.ifftshift(lags, axes=axes), axes=axes, workers=threads.count(), overwrite_x=True)
-            rows.append(_without_imaginary(values) if real else values)
-    return np.stack(rows)
+    real, axes = np.isrealobj(phi), tuple(range(len(shape)))
+    pairs = [(k, other) for k in range(phi.shape[1]) for other in range(k, phi.shape[1])]
+    found = np.zeros((1 if real else 2, len(pairs), *(2 * n for n in shape)), weights.dtype)
+
+    def transformed(strength: NDArray[Any]) -> NDArray[Any]:
+        lags = psf(strength[:, None] * weights)
+        for axis in axes:
+            lags[(slice(None),) * axis + (0,)] = 0
+        values: NDArray[Any] = fft.ifftshift(lags, axes=axes)
+        return np.asarray(fft.fftn(values, axes=axes, workers=threads.count(), overwrite_x=True))
+
+    strengths = [(phi[:, k].conj() * phi[:, other])[frame] for k, other in pairs]
+    if not real:
+        for i, (k, other) in enumerate(pairs):
+            values = transformed(strengths[i])
+            # a diagonal one is Hermitian in the lags: what is imaginary is rounding
+            found[0, i], found[1, i] = values.real, values.imag if k != other else 0
+        return found
+    for i in range(0, len(pairs) - 2, 2):
+        values = transformed(strengths[i] + 1j * strengths[i + 1])
+        found[0, i], found[0, i + 1] = values.real, values.imag
+    for i in range((len(pairs) - 1) // 2 * 2, len(pairs)):
+        found[0, i] = _without_imaginary(transformed(strengths[i] + 0j))
+    return found
 
 
 def _without_imaginary(values: NDArray[Any]) -> NDArray[Any]:
@@ -131,43 +200,4 @@ def _without_imaginary(values: NDArray[Any]) -> NDArray[Any]:
     rest = float(np.abs(values.imag).max())
     if rest > 1e3 * np.finfo(values.real.dtype).eps * size:
         raise ArithmeticError(f"Toeplitz kernel of a real basis has an imaginary part of {rest / size:.1e}")
-    return np.ascontiguousarray(values.real)
-
-
-@kernel(inline=True, fastmath={"contract", "reassoc", "nsz"})
-def _add_product(m, sign, re, im, out_re, out_im):  # type: ignore[no-untyped-def]
-    """Add m x (sign 1) or conj(m) x (sign -1) to out; for a real m half of it vanishes."""
-    for i in range(len(re)):
-        out_re[i] += m[i].real * re[i] - sign * m[i].imag * im[i]
-        out_im[i] += m[i].real * im[i] + sign * m[i].imag * re[i]
-
-
-@kernel(fastmath={"contract", "reassoc", "nsz"})
-def _mix(image, multiplier, first):  # type: ignore[no-untyped-def]
-    """Multiply the K values at every point by the Hermitian K x K matrix there, in place.
-
-    image (K, rows, n); the matrices of its rows start at row `first` of multiplier. Real and
-    imaginary parts are kept apart, so that all inner loops run over contiguous reals.
-    """
-    rank, n_rows, n = image.shape
-    re = np.empty((rank, n), image.real.dtype)
-    im = np.empty((rank, n), image.real.dtype)
-    out_re = np.empty((rank, n), image.real.dtype)
-    out_im = np.empty((rank, n), image.real.dtype)
-    for row in range(n_rows):
-        for k in range(rank):
-            for i in range(n):
-                re[k, i], im[k, i] = image[k, row, i].real, image[k, row, i].imag
-        out_re[:] = 0
-        out_im[:] = 0
-        pair = 0
-        for k in range(rank):
-            for other in range(k, rank):
-                values = multiplier[pair, first + row]
-                _add_product(values, 1, re[other], im[other], out_re[k], out_im[k])
-                if other > k:
-                    _add_product(values, -1, re[k], im[k], out_re[other], out_im[other])
-                pair += 1
-        for k in range(rank):
-            for i in range(n):
-                image[k, row, i] = complex(out_re[k, i], out_im[k, i])
+    return values.real

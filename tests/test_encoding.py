@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crbsvd_plugin import toeplitz
-from crbsvd_plugin.encoding import _EPS, SubspaceOperator
+from crbsvd_plugin import threads, toeplitz
+from crbsvd_plugin.encoding import _KERNEL, SubspaceOperator
 from crbsvd_plugin.testing import check_adjoint, check_normal
 
 # FINUFFT promises eps as the error relative to the norm of the result, up to a factor of a few for each axis
 # (Barnett et al., doi 10.1137/18M120885X); in single precision rounding (6e-8 at phases up to pi n) adds to it.
-EPS = {np.complex64: _EPS[np.dtype(np.complex64)], np.complex128: _EPS[np.dtype(np.complex128)]}
+EPS = {dtype: _KERNEL[np.dtype(dtype)]["eps"] for dtype in (np.complex64, np.complex128)}
 FACTOR = 5.0
 DTYPES = [np.complex64, np.complex128]
 # name: image size X, frames, coefficients, coils, readouts, samples
@@ -158,14 +158,17 @@ def test_missing_samples_may_hold_anything(rng: np.random.Generator, frozen: Fre
 def test_a_real_basis_has_a_real_kernel(rng: np.random.Generator, frozen: Freeze, case: str, dtype: Any) -> None:
     given = arrays(case, rng, frozen, real=True)
     real = make(given, dtype)
-    values = real.toeplitz.multiplier
+    values = real.toeplitz.parts
     assert values.dtype == real.weights.dtype
     rank = real.rank
-    assert values.shape == (rank * (rank + 1) // 2, *(2 * n for n in real.shape))
+    shape = (rank * (rank + 1) // 2, *(2 * n for n in real.shape))
+    assert values.shape == (1, *shape)
     # the same basis in complex numbers takes the other path and must give the same
     same = make(given | {"phi": frozen(given["phi"].astype(complex))}, dtype)
-    assert np.iscomplexobj(same.toeplitz.multiplier)
-    assert np.abs(same.toeplitz.multiplier - values).max() < 1e3 * np.finfo(dtype).eps * np.abs(values).max()
+    assert same.toeplitz.parts.shape == (2, *shape)
+    rounding = 1e3 * np.finfo(dtype).eps * np.abs(values).max()
+    assert np.abs(same.toeplitz.parts[0] - values[0]).max() < rounding
+    assert np.abs(same.toeplitz.parts[1]).max() < rounding
     coeff = random(rng, frozen, real.coeff_shape, dtype)
     assert error(same.normal(coeff), real.normal(coeff)) < 1e3 * np.finfo(dtype).eps
 
@@ -174,6 +177,44 @@ def test_an_imaginary_part_that_must_not_be_is_a_defect() -> None:
     values = np.array([1.0 + 1e-3j, 2.0], np.complex64)
     with pytest.raises(ArithmeticError, match=r"real basis has an imaginary part of 5\.0e-04"):
         toeplitz._without_imaginary(values)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_two_kernels_of_a_real_basis_go_through_one_nufft(rng: np.random.Generator, rank: int) -> None:
+    shape, frame = (3, 4), np.arange(7)
+    traj, phi, weights = rng.uniform(-2, 2, (7, 5, 2)), rng.standard_normal((7, rank)), rng.uniform(0, 1, (7, 5))
+    lags = np.stack(np.meshgrid(*(np.arange(-n, n) for n in shape), indexing="ij"), axis=-1)
+    phases = np.exp(2j * np.pi * np.tensordot(lags / shape, traj, axes=(-1, -1)))
+    calls = []
+
+    def psf(strength: np.ndarray) -> np.ndarray:
+        calls.append(strength)
+        return np.tensordot(phases, strength, axes=2)
+
+    parts = toeplitz.parts_of(psf, phi, frame, weights, shape)
+    n_pairs = rank * (rank + 1) // 2
+    # the last one or two go alone
+    assert len(calls) == {1: 1, 3: 2, 6: 4, 10: 6}[n_pairs]
+    for i, (k, other) in enumerate(zip(*np.triu_indices(rank), strict=True)):
+        kernel = np.tensordot(phases, (phi[:, k] * phi[:, other])[:, None] * weights, axes=2)
+        kernel[0], kernel[:, 0] = 0, 0
+        np.testing.assert_allclose(parts[0, i], np.fft.fftn(np.fft.ifftshift(kernel)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["2d", "3d odd and unequal"])
+def test_any_number_of_threads_and_of_coils_at_a_time(
+    rng: np.random.Generator, frozen: Freeze, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    operator = make(arrays(case, rng, frozen), np.complex64)
+    coeff = random(rng, frozen, operator.coeff_shape, np.complex64)
+    expected = operator.normal(coeff)
+    with threads.limit(1):
+        np.testing.assert_array_equal(operator.normal(coeff), expected)
+    for n_coils in (1, 2):
+        monkeypatch.setattr(toeplitz, "_CACHE", n_coils * 2 * coeff.nbytes)
+        np.testing.assert_array_equal(operator.normal(coeff), expected)
+    monkeypatch.setattr(toeplitz, "_ROWS", 3)  # a last piece that is smaller
+    np.testing.assert_array_equal(operator.normal(coeff), expected)
 
 
 def test_normal_is_hermitian_and_not_negative(rng: np.random.Generator, frozen: Freeze) -> None:
