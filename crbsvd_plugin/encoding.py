@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import threads
+from .kernel_cache import KernelCache
 from .toeplitz import Toeplitz, parts_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class SubspaceOperator:
         Weights w >= 0 of the samples in the objective 1/2 sum w |A c - y|^2; 0: missing.
     dtype : dtype
         complex64, or complex128 for tests and references.
+    kernel_cache : KernelCache, optional
+        Keeps the convolution kernel of `normal` on disk, for the next scan.
 
     Raises
     ------
@@ -84,8 +87,10 @@ class SubspaceOperator:
         shape: tuple[int, ...] | None = None,
         weights: ArrayLike | None = None,
         dtype: Any = np.complex64,
+        kernel_cache: KernelCache | None = None,
     ):
         self.dtype = np.dtype(dtype)
+        self._kernel_cache = kernel_cache
         self._real = np.zeros(0, self.dtype).real.dtype
         self.traj = np.asarray(traj, dtype=self._real)
         self.frame = np.asarray(frame, dtype=np.intp)
@@ -155,7 +160,13 @@ class SubspaceOperator:
 
     @cached_property
     def toeplitz(self) -> Toeplitz:
-        """The convolution kernel of this trajectory, weights and basis; computed at first use."""
+        """The convolution kernel of this trajectory, weights and basis; computed, or read, at first use."""
+        if self._kernel_cache is None:
+            return Toeplitz(self._kernel(), self.rank)
+        facts = [self.traj, self.frame, self.weights, self.phi, self.shape, *_KERNEL[self.dtype].values()]
+        return Toeplitz(self._kernel_cache.get(facts, self._kernel), self.rank)
+
+    def _kernel(self) -> NDArray[Any]:
         plan = self._plan(1, tuple(2 * n for n in self.shape), 1, **_KERNEL[self.dtype])
 
         def psf(strength: NDArray[Any]) -> NDArray[Any]:
@@ -163,7 +174,7 @@ class SubspaceOperator:
             lags *= self._real.type(self._scale**2)
             return lags
 
-        return Toeplitz(parts_of(psf, self.phi, self.frame, self.weights, self.shape), self.rank)
+        return parts_of(psf, self.phi, self.frame, self.weights, self.shape)
 
     def _plan(self, kind: int, modes: tuple[int, ...], n_transforms: int, *, eps: float, upsampfac: float) -> Any:
         """Plan a NUFFT of this trajectory between the samples and a grid of `modes`; not kept, for it is large."""
