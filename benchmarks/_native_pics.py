@@ -16,15 +16,17 @@ def main(folder: Path, iterations: int) -> None:
     """Reconstruct the files in `folder`, as `bart pics -l2 -r0 -w1` would."""
     phi = bart.read_cfl(folder / "basis").squeeze()
     phi = phi if phi.imag.any() else phi.real
-    sens = bart.read_cfl(folder / "sens")[:, :, 0].transpose(2, 1, 0)
-    traj = bart.read_cfl(folder / "traj")[:2, :, :, 0, 0].real  # x y, samples, spokes, frames
+    sens = bart.read_cfl(folder / "sens").transpose(3, 2, 1, 0)  # x y z, coils
+    sens = sens if sens.shape[1] > 1 else sens[:, 0]
+    traj = bart.read_cfl(folder / "traj")[: sens.ndim - 1, :, :, 0, 0].real  # x y z, samples, spokes, frames
     ksp = bart.read_cfl(folder / "ksp")[0, :, :, :, 0]  # samples, spokes, coils, frames
     n_samples, n_spokes, n_coils, n_frames = ksp.shape
     ksp = ksp.transpose(2, 1, 3, 0).reshape(n_coils, -1, n_samples)
-    traj = traj[::-1].transpose(2, 3, 1, 0).reshape(-1, n_samples, 2)
+    traj = traj[::-1].transpose(2, 3, 1, 0).reshape(-1, n_samples, sens.ndim - 1)
     operator = SubspaceOperator(traj, frame=np.tile(np.arange(n_frames), n_spokes), phi=phi, sens=sens)
     coeff = reconstruct(operator, ksp, iterations=iterations)
-    bart.write_cfl(folder / "native", coeff.transpose(2, 1, 0)[:, :, None, None, None, None, :])
+    image = coeff.reshape(len(coeff), -1, *coeff.shape[-2:]).transpose(3, 2, 1, 0)
+    bart.write_cfl(folder / "native", image[:, :, :, None, None, None, :])
 
 
 if __name__ == "__main__":
