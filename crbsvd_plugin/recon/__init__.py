@@ -2,7 +2,7 @@
 
 minimise over c   1/2 sum w |A c - y|^2 + lam R(c)
 
-R(c) = 1/2 ||c||^2 (l2), nuclear norms of blocks (llr, see `llr`), or the l1 norm of wavelet coefficients (see `wavelet`).
+R(c) = 1/2 ||c||^2 (l2), the nuclear norms of blocks (llr), or the l1 norm of wavelet coefficients (wavelet).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..encoding import SubspaceOperator
 from ..errors import UserError
 from .admm import admm
 from .cg import conjugate_gradients
+from .eigenvalue import step_size
 from .fista import fista
 from .penalty import REGULARISERS, SHIFTS, Regulariser, Shift, penalty
 from .scaling import SCALINGS, Scaling, lam_of_bart
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
-    "Backend", "Regulariser", "Scaling", "Shift", "Solver", "reconstruct",
+    "Backend", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
 ]  # fmt: skip
 
 Backend = Literal["native", "bart"]
@@ -65,8 +66,8 @@ def reconstruct(
     block : int
         Edge of the blocks of llr [voxels].
     shift : {"none", "random", "overlap"}
-        Where the grid of blocks or wavelets lies: in one place, in another one in every iteration, or in all at once; see
-        `penalty.Shifted`. Only with none are solvers and backends to find the same minimum.
+        Where the grid of blocks or wavelets lies: in one place, in another one in every iteration, or in all at
+        once; see `penalty.Shifted`. Only with none do all solvers and backends find the same minimum.
     scaling : {"none", "bart"}
         Units of lam: those of the objective above, or those of ``bart pics`` without ``-w``; see `scaling`.
     solver : {"cg", "fista", "admm"}, optional
@@ -103,23 +104,26 @@ def reconstruct(
     if start is not None and start.shape != operator.coeff_shape:
         raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
     function = penalty(regulariser, operator.shape, block=block, shift=shift)
-    solver = _solver(solver, regulariser)
+    solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend=backend)
 
-    if backend == "native" or scaling == "bart":
+    if backend == "native" or scaling == "bart" or start is not None:
         right = operator.adjoint(ksp)
         if not np.isfinite(right).all():
             raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
         if scaling == "bart":
-            lam = lam_of_bart(lam, right, regulariser=regulariser, block=block)
+            lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
     if backend == "bart":
-        if tolerance:
-            raise UserError(f"tolerance is {tolerance}, but bart stops by iterations alone; leave it at 0")
         from .bart_pics import pics
 
+        step = 1.0
+        if solver == "fista":
+            step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
+            if start is not None:  # its iterations begin with the proximal map, ours with the gradient
+                start = start - step * (operator.normal(start) - right)
         return np.asarray(
             pics(
                 operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift,
-                solver=solver, start=start,
+                step=step, start=start,
             )
         )  # fmt: skip
     if solver == "cg":
@@ -133,11 +137,27 @@ def reconstruct(
     )  # fmt: skip
 
 
-def _solver(solver: Solver | None, regulariser: Regulariser) -> Solver:
-    if solver is None:
-        return "cg" if regulariser == "l2" else "fista"
+def choose_solver(
+    solver: Solver | None, *, regulariser: Regulariser, shift: Shift, tolerance: float, backend: Backend
+) -> Solver:
+    """Return the solver that these options ask for, see `reconstruct`.
+
+    Raises
+    ------
+    UserError
+        They do not go together.
+    """
+    usual: Solver = "cg" if regulariser == "l2" else "fista"
+    solver = solver or usual
     if solver not in SOLVERS:
         raise UserError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
     if solver == "cg" and regulariser != "l2":
         raise UserError(f"solver is cg, which cannot solve {regulariser}; use fista or admm")
+    if backend == "bart":
+        if solver != usual:
+            raise UserError(f"solver is {solver}, but bart solves l2 by cg and the others by fista; leave it out")
+        if tolerance:
+            raise UserError(f"tolerance is {tolerance}, but bart stops by iterations alone; leave it at 0")
+        if regulariser == "wavelet" and shift == "overlap":
+            raise UserError("shift is overlap, which bart has for llr only; use random or none, or the backend native")
     return solver

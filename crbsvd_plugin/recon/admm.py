@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cg import conjugate_gradients
-from .eigenvalue import largest_eigenvalue
+from .eigenvalue import step_size
 from .penalty import Penalty
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def admm(
         The operator is not positive, or a value is not finite.
     """
     real = right.real.dtype.type
-    rho = _RHO * largest_eigenvalue(normal, right.shape, right.dtype) or 1.0  # without data any will do
+    rho = _RHO / step_size(normal, right.shape, right.dtype)
     if start is None:
         x, u = np.zeros_like(right), right / real(rho)
     else:

@@ -55,10 +55,10 @@ def conjugate_gradients(
     x = np.zeros_like(right) if start is None else start.astype(right.dtype)
     residual = right.copy() if start is None else right - normal(x) - weight * x
     direction = residual.copy()
-    energy = start = _energy(residual)
+    energy = first = _energy(residual)
     largest, rounding = 0.0, float(np.finfo(right.dtype).eps) ** _ROUNDING
     for iteration in range(1, iterations + 1):
-        if energy <= tolerance**2 * start:
+        if energy <= tolerance**2 * first:
             break
         applied = normal(direction)
         if lam:

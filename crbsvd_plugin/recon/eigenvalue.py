@@ -1,4 +1,4 @@
-"""The largest eigenvalue of the normal operator, which sets step sizes."""
+"""The largest eigenvalue of the normal operator, and the step size that follows from it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ITERATIONS, _GROWTH = 30, 3e-3
+# The estimate comes from below: 0.1 to 2 % after its last iteration, as measured on radial scans. A step of 1.05 times
+# less is safe from that.
+_MARGIN = 1.05
+
+
+def step_size(normal: Callable[[NDArray[Any]], NDArray[Any]], shape: tuple[int, ...], dtype: Any) -> float:
+    """Return the step of gradient descent, 1 / (1.05 largest eigenvalue), or 1 where that is zero.
+
+    Parameters
+    ----------
+    normal, shape, dtype
+        As for `largest_eigenvalue`.
+
+    Raises
+    ------
+    ArithmeticError
+        The operator gives values that are not finite.
+    """
+    largest = _MARGIN * largest_eigenvalue(normal, shape, dtype)
+    return 1 / largest if largest > 0 else 1.0
 
 
 def largest_eigenvalue(

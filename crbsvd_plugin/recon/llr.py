@@ -8,9 +8,10 @@ C_b (voxels of block b, K) is the Casorati matrix of a block, sigma_i its singul
 The map is C_b Q h(Lambda) Q^H with the eigenvalues Lambda = sigma^2 of the K x K Gram matrix
 C_b^H C_b = Q Lambda Q^H and h(g) = max(1 - t / sqrt(g), 0): no singular value decomposition of the
 long matrix. Squaring costs accuracy: Lambda is right to eps sigma_1^2, h has a slope of at most
-1 / (2 t^2), and what has that slope has the size t, hence an error of eps sigma_1^2 / (2 t); it
-never exceeds t either. Gram matrices are therefore in double precision, where the worst of this is
-sqrt(eps) sigma_1 = 1.5e-8 sigma_1 (at t of that size), below the rounding of single precision.
+1 / (2 t^2), and what has that slope has the size t, hence an error of eps sigma_1^2 / (2 t), and
+where t is smaller than sqrt(eps) sigma_1 still of sqrt(eps) sigma_1, below which nothing is seen.
+Gram matrices are therefore in double precision, where sqrt(eps) = 1.5e-8 is less than the rounding
+of single precision.
 
 References
 ----------
@@ -71,9 +72,7 @@ class Blocks:
     def _casorati(self, coeff: NDArray[Any], shift: tuple[int, ...]) -> NDArray[np.complex128]:
         """Return the blocks of images (K, *X) as (blocks, voxels of a block, K)."""
         counts = self._counts(shift)
-        padded = np.zeros(
-            (len(coeff), *(n * size for n, size in zip(counts, self.sizes, strict=True))), np.complex128
-        )
+        padded = np.zeros((len(coeff), *(n * size for n, size in zip(counts, self.sizes, strict=True))), np.complex128)
         padded[:, *self._inside(shift)] = coeff
         pairs = [n for pair in zip(counts, self.sizes, strict=True) for n in pair]
         n_axes = len(self.shape)
@@ -84,14 +83,12 @@ class Blocks:
         """Return the images (K, *X) of blocks, the inverse of `_casorati`."""
         counts, n_axes = self._counts(shift), len(self.shape)
         apart = matrices.reshape(*counts, *self.sizes, -1)
-        order = (2 * n_axes, *(axis for pair in zip(range(n_axes), range(n_axes, 2 * n_axes), strict=True) for axis in pair))
+        order = (2 * n_axes, *np.arange(2 * n_axes).reshape(2, n_axes).T.ravel())
         whole = (n * size for n, size in zip(counts, self.sizes, strict=True))
         return apart.transpose(order).reshape(-1, *whole)[:, *self._inside(shift)]
 
     def _counts(self, shift: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(
-            -(-(inside.stop) // size) for inside, size in zip(self._inside(shift), self.sizes, strict=True)
-        )
+        return tuple(-(-(inside.stop) // size) for inside, size in zip(self._inside(shift), self.sizes, strict=True))
 
     def _inside(self, shift: tuple[int, ...]) -> tuple[slice, ...]:
         """Return where the image lies on the grid, whose first block begins at or before the first voxel."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .penalty import Regulariser
+from .penalty import Regulariser, Shift
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ def data_scale(right: NDArray[Any]) -> float:
     return scale or 1.0
 
 
-def llr_width(shape: tuple[int, ...], rank: int, block: int) -> float:
+def llr_width(shape: tuple[int, ...], rank: int, block: int, *, overlap: bool) -> float:
     """Return g, by which BART multiplies lambda for locally low rank.
 
     Parameters
@@ -62,13 +62,15 @@ def llr_width(shape: tuple[int, ...], rank: int, block: int) -> float:
         Number of coefficients N.
     block : int
         Edge of a block [voxels].
+    overlap : bool
+        B counts the blocks at every place, not those side by side.
     """
     n_voxels = math.prod(min(block, n) for n in shape)
-    n_blocks = math.prod(math.ceil(n / min(block, n)) for n in shape)
+    n_blocks = math.prod(n - min(block, n) + 1 if overlap else math.ceil(n / block) for n in shape)
     return math.sqrt(n_voxels) + math.sqrt(rank) + math.sqrt(math.log(n_blocks * min(n_voxels, rank)))
 
 
-def lam_of_bart(lam: float, right: NDArray[Any], *, regulariser: Regulariser, block: int) -> float:
+def lam_of_bart(lam: float, right: NDArray[Any], *, regulariser: Regulariser, block: int, shift: Shift) -> float:
     """Return the weight in our objective that does what `lam` does in BART.
 
     Parameters
@@ -79,8 +81,8 @@ def lam_of_bart(lam: float, right: NDArray[Any], *, regulariser: Regulariser, bl
         A^H W y.
     regulariser : {"l2", "llr", "wavelet"}
         The penalty.
-    block : int
-        Edge of a block [voxels]; only used by llr.
+    block, shift
+        Blocks of llr, see `reconstruct`.
 
     Notes
     -----
@@ -91,6 +93,7 @@ def lam_of_bart(lam: float, right: NDArray[Any], *, regulariser: Regulariser, bl
         logger.info("lam %g: the scaling of the data does not matter to l2", lam)
         return lam
     scale = data_scale(right)
-    width = llr_width(right.shape[1:], len(right), block) if regulariser == "llr" else 1.0
-    logger.info("lam %g, times scaling of the data %.6g, times width %.4g: %.6g", lam, scale, width, lam * scale * width)
+    overlap = shift == "overlap"
+    width = llr_width(right.shape[1:], len(right), block, overlap=overlap) if regulariser == "llr" else 1.0
+    logger.info("lam %g, times scaling of the data %.6g and width %.4g", lam, scale, width)
     return lam * scale * width
