@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.recon import reconstruct
 
 
-def main(folder: Path, iterations: int) -> None:
-    """Reconstruct the files in `folder`, as `bart pics -l2 -r0 -w1` would."""
+def read(folder: Path) -> tuple[SubspaceOperator, np.ndarray]:
+    """Return the operator and k-space of the files in `folder`."""
     phi = bart.read_cfl(folder / "basis").squeeze()
     phi = phi if phi.imag.any() else phi.real
     sens = bart.read_cfl(folder / "sens").transpose(3, 2, 1, 0)  # x y z, coils
@@ -23,11 +24,23 @@ def main(folder: Path, iterations: int) -> None:
     n_samples, n_spokes, n_coils, n_frames = ksp.shape
     ksp = ksp.transpose(2, 1, 3, 0).reshape(n_coils, -1, n_samples)
     traj = traj[::-1].transpose(2, 3, 1, 0).reshape(-1, n_samples, sens.ndim - 1)
-    operator = SubspaceOperator(traj, frame=np.tile(np.arange(n_frames), n_spokes), phi=phi, sens=sens)
-    coeff = reconstruct(operator, ksp, iterations=iterations)
+    return SubspaceOperator(traj, frame=np.tile(np.arange(n_frames), n_spokes), phi=phi, sens=sens), ksp
+
+
+def main(folder: Path, output: str, options: dict[str, Any]) -> None:
+    """Reconstruct the files in `folder`, as `bart pics -w1` would."""
+    operator, ksp = read(folder)
+    coeff = reconstruct(operator, ksp, shift="none", **options)
     image = coeff.reshape(len(coeff), -1, *coeff.shape[-2:]).transpose(3, 2, 1, 0)
-    bart.write_cfl(folder / "native", image[:, :, :, None, None, None, :])
+    bart.write_cfl(folder / output, image[:, :, :, None, None, None, :])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("iterations", type=int)
+    parser.add_argument("--output", default="native")
+    parser.add_argument("--regulariser", default="l2")
+    parser.add_argument("--lam", type=float, default=0.0)
+    given = vars(parser.parse_args())
+    main(given.pop("folder"), given.pop("output"), given)

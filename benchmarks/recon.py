@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import _native_pics
 import harness
 import numpy as np
 
@@ -18,9 +21,13 @@ from crbsvd_plugin import SubspaceOperator, bart, compute_basis, models, phantom
 from crbsvd_plugin.encoding import coefficient_noise
 from crbsvd_plugin.models.fisp import jiang_train
 from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.recon.objective import objective
+from crbsvd_plugin.recon.penalty import penalty
+from crbsvd_plugin.recon.scaling import llr_width
 from crbsvd_plugin.trajectory import radial
 
 _COILS, _SNR = 8, 50.0
+_LAM, _BLOCK = 0.01, 8  # of radial2d-llr
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,12 @@ class Problem:
         bart.write_cfl(folder / "sens", self.sens.astype(np.complex64).reshape(_COILS, *axes[::-1]).T)
         bart.write_cfl(folder / "basis", self.phi.reshape(1, 1, 1, 1, 1, n_frames, rank))
 
-    def error(self, name: Path) -> float:
+    def read(self, name: Path) -> np.ndarray:
+        """Return coefficient images (K, *X)."""
+        return bart.read_cfl(name).T.reshape(self.truth.shape)
+
+    def error(self, coeff: np.ndarray) -> float:
         """Relative error of coefficient images against the truth, in the 2-norm."""
-        coeff = bart.read_cfl(name).T.reshape(self.truth.shape)
         return float(np.linalg.norm(coeff - self.truth) / np.linalg.norm(self.truth))
 
 
@@ -105,40 +115,80 @@ def _volume() -> Problem:
     return Problem(truth, phi, sens, direction[:, None] * ((np.arange(2 * n) - n) / 2)[:, None])
 
 
-def _compare(case: str, problem: Problem, *, iterations: int, pairs: int) -> harness.Result:
-    """Run CG in both."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        problem.write(folder)
-        ours_command = [sys.executable, str(Path(__file__).with_name("_native_pics.py")), str(folder), str(iterations)]
-        peer_command = [
-            bart.find(), "pics", "-l2", "-r0", f"-i{iterations}", "-w1",
-            "-t", str(folder / "traj"), "-B", str(folder / "basis"),
-            str(folder / "ksp"), str(folder / "sens"), str(folder / "bart"),
-        ]  # fmt: skip
-        n_threads = str(threads.count())
-        cold = harness.run(ours_command)
-        print(f"{case}: first run of ours, which may compile: {cold.seconds:.1f} s", flush=True)
-        ours, peer = harness.interleaved(
-            lambda: harness.run(ours_command),
-            lambda: harness.run(peer_command, environment={"OMP_NUM_THREADS": n_threads}),
-            pairs=pairs,
-        )
-        errors = [problem.error(folder / file) for file in ("native", "bart")]
+def _pics(folder: Path, *options: str) -> list[str]:
+    """Return the command line of BART."""
+    files = [str(folder / name) for name in ("ksp", "sens", "bart")]
+    return [bart.find(), "pics", *options, "-w1", "-t", str(folder / "traj"), "-B", str(folder / "basis"), *files]
+
+
+def _run(
+    case: str, folder: Path, ours: Sequence[str], peer: Sequence[str], *, pairs: int
+) -> tuple[harness.Usage, harness.Usage, str]:
+    """Run ours (options of `_native_pics`) and BART in turn; return medians, and what BART printed last."""
+    n_threads = str(threads.count())
+    command = [sys.executable, str(Path(__file__).with_name("_native_pics.py")), str(folder), *ours]
+    cold = harness.run(command)
+    print(f"{case}: first run of ours, which may compile: {cold.seconds:.1f} s", flush=True)
+    printed: list[str] = []
+
+    def peer_run() -> harness.Usage:
+        usage = harness.run(peer, environment={"OMP_NUM_THREADS": n_threads})
+        printed.append(usage.output)
+        return usage
+
+    return *harness.interleaved(lambda: harness.run(command), peer_run, pairs=pairs), printed[-1]
+
+
+def _result(case: str, ours: harness.Usage, peer: harness.Usage, errors: tuple[float, float]) -> harness.Result:
     return harness.Result(
-        case, ours.seconds, f"bart pics {bart.version()} ({n_threads} threads)", peer.seconds,
+        case, ours.seconds, f"bart pics {bart.version()} ({threads.count()} threads)", peer.seconds,
         peer.seconds / ours.seconds, ours.megabytes, peer.megabytes, *errors,
     )  # fmt: skip
 
 
+def _conjugate_gradients(case: str, problem: Problem, *, iterations: int, pairs: int) -> harness.Result:
+    """Run CG in both; judged by the error against the truth."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        problem.write(folder)
+        peer = _pics(folder, "-l2", "-r0", f"-i{iterations}")
+        *usages, _ = _run(case, folder, [str(iterations)], peer, pairs=pairs)
+        native, barts = (problem.error(problem.read(folder / file)) for file in ("native", "bart"))
+    return _result(case, *usages, (native, barts))
+
+
 def radial2d_cg() -> harness.Result:
     """256 x 256, 8 coils, 3 shots x 1000 frames of 512 samples, K = 5, 30 iterations of CG."""
-    return _compare("radial2d-cg", _slice(), iterations=30, pairs=3)
+    return _conjugate_gradients("radial2d-cg", _slice(), iterations=30, pairs=3)
 
 
 def koosh3d_cg() -> harness.Result:
     """64 x 64 x 64, 8 coils, 200 frames x 40 spokes of 128 samples, K = 4, 20 iterations of CG."""
-    return _compare("koosh3d-cg", _volume(), iterations=20, pairs=1)
+    return _conjugate_gradients("koosh3d-cg", _volume(), iterations=20, pairs=1)
+
+
+def radial2d_llr() -> harness.Result:
+    """256 x 256 as radial2d-cg, low rank of fixed 8 x 8 blocks, 50 iterations of FISTA; judged by the objective."""
+    problem, iterations = _slice(), 50
+    rank, *shape = problem.truth.shape
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        problem.write(folder)
+        lam = _LAM / llr_width(tuple(shape), rank, _BLOCK, overlap=False)
+        peer = _pics(folder, "-d4", "-R", f"L:7:7:{lam:.9g}", "-b", str(_BLOCK), "-n", "-e", f"-i{iterations}")
+        ours = [str(iterations), "--regulariser", "llr", "--lam", str(_LAM)]
+        *usages, printed = _run("radial2d-llr", folder, ours, peer, pairs=1)
+        operator, ksp = _native_pics.read(folder)
+        function = penalty("llr", operator.shape, block=_BLOCK, shift="none")
+        images = {file: problem.read(folder / file) for file in ("native", "bart")}
+    # BART ends with a gradient step; it gets the proximal map that belongs to it, and is judged by what is better
+    (highest,) = re.findall(r"Maximum eigenvalue: (\S+)", printed)
+    images["finished"] = function.prox(images["bart"], 0.95 / float(highest) * _LAM)
+    values = {file: objective(operator, ksp, coeff, penalty=function, lam=_LAM) for file, coeff in images.items()}
+    print(f"radial2d-llr: BART's objective {values['bart']:.8g}, with its last map {values['finished']:.8g}")
+    errors = " and ".join(f"{problem.error(images[file]):.5f}" for file in ("native", "finished"))
+    print(f"radial2d-llr: errors against the truth, ours and BART's with its last map: {errors}", flush=True)
+    return _result("radial2d-llr", *usages, (values["native"], min(values["bart"], values["finished"])))
 
 
 def normal_vs_fft() -> list[harness.Result]:
@@ -157,5 +207,5 @@ def normal_vs_fft() -> list[harness.Result]:
 
 
 if __name__ == "__main__":
-    cases = {"radial2d-cg": radial2d_cg, "koosh3d-cg": koosh3d_cg, "normal-vs-fft": normal_vs_fft}
-    harness.main("recon", cases)
+    functions = (radial2d_cg, radial2d_llr, koosh3d_cg, normal_vs_fft)
+    harness.main("recon", {function.__name__.replace("_", "-"): function for function in functions})

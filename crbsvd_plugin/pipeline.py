@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from .images import CoefficientImages
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, Scan, collect
-from .recon import Backend, reconstruct
+from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -50,10 +50,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
     backend : str
         native or bart.
+    regulariser : str
+        l2, llr or wavelet.
     lam : float
-        Weight of the penalty, in units of noise variance after prewhitening.
+        Weight of the penalty, after prewhitening.
+    block : int
+        Edge of the blocks of llr [voxels].
+    shift : str
+        none, random or overlap: where blocks or wavelets lie.
+    scaling : str
+        none, or bart: lam as ``bart pics`` means it without ``-w``.
+    solver : str, optional
+        cg, fista or admm; None: cg for l2, else fista.
     iterations : int
-        Iterations of conjugate gradients.
+        Largest number of iterations.
+    tolerance : float
+        When to stop before that, see `reconstruct`.
     fit : bool
         Also fit maps.
     mask_level : float
@@ -66,9 +78,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     traj_units: str = "cycles/fov"
-    backend: Literal["native", "bart"] = "native"
+    backend: Backend = "native"
+    regulariser: Regulariser = "l2"
     lam: float = 0.0
+    block: int = 8
+    shift: Shift = "random"
+    scaling: Scaling = "none"
+    solver: Solver | None = None
     iterations: int = 30
+    tolerance: float = 0.0
     fit: bool = True
     mask_level: float = 0.05
 
@@ -130,6 +148,7 @@ def reconstruct_stream(
         The data, the basis and the config do not fit.
     """
     report = report or silent
+    _solver(config)  # before the data are read
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
@@ -200,8 +219,9 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         )
     step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
     info = {
-        "backend": config.backend, "lam": config.lam, "iterations": config.iterations,
-        "sigma": results[0].sigma, "scaling": "unitary",
+        "backend": config.backend, "regulariser": config.regulariser, "lam": config.lam, "lam_scaling": config.scaling,
+        "block": config.block, "shift": config.shift, "solver": _solver(config), "iterations": config.iterations,
+        "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
     }  # fmt: skip
     return CoefficientImages(coeff, place[0], tuple(step), results[0].digest, info)
@@ -211,14 +231,22 @@ def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple((name, value) for name, value in key.items() if name != "slice")
 
 
+def _solver(config: Config) -> Solver:
+    return choose_solver(
+        config.solver, regulariser=config.regulariser, shift=config.shift, tolerance=config.tolerance,
+        backend=config.backend,
+    )  # fmt: skip
+
+
 def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report) -> NDArray[Any]:
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
     operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens)
     report("reconstruction", 0, config.iterations)
-    backend: Backend = config.backend
     return reconstruct(
-        operator, ksp, lam=config.lam, iterations=config.iterations, backend=backend,
+        operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,
+        scaling=config.scaling, solver=config.solver, iterations=config.iterations, tolerance=config.tolerance,
+        backend=config.backend,
         callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
     )  # fmt: skip
 

@@ -219,6 +219,36 @@ def test_a_config_is_strict(settings: dict[str, Any], message: str) -> None:
     assert run.config(basis="b", shots=["average"]).shots == ("average",)
 
 
+def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, basis: str
+) -> None:
+    chosen = {
+        "regulariser": "llr", "lam": 0.25, "block": 3, "shift": "none", "scaling": "bart", "iterations": 4,
+        "tolerance": 0.01, "backend": "native",
+    }  # fmt: skip
+    seen: list[dict[str, Any]] = []
+
+    def spy(operator: Any, ksp: np.ndarray, **options: Any) -> np.ndarray:
+        seen.append(options)
+        return reconstruct(operator, ksp, **options)
+
+    monkeypatch.setattr(pipeline, "reconstruct", spy)
+    config = run.config(basis=basis, fit=False, **chosen)
+    stages: list[tuple[str, int, int]] = []
+    found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))
+    options = seen[0]
+    options.pop("callback")
+    assert options == {**chosen, "solver": None}
+    assert ("reconstruction", 1, 4) in stages
+    info = gathered(found, config).info
+    assert info["lam_scaling"] == "bart"
+    kept = ("regulariser", "lam", "block", "shift", "iterations", "tolerance", "backend")
+    assert {key: info[key] for key in kept} == {key: chosen[key] for key in kept}
+    assert info["solver"] == "fista"
+    with pytest.raises(UserError, match="solver is cg, which cannot solve llr"):
+        next(reconstruct_stream(head(), iter(()), run.config(basis="none", solver="cg", regulariser="llr")))
+
+
 def silent(*_: object) -> None:
     pass
 

@@ -87,14 +87,36 @@ _READING = {
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
     ),
     "backend": click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
+    "regulariser": click.option(
+        "--regulariser", type=click.Choice(["l2", "llr", "wavelet"]), default="l2", show_default=True,
+        help="Penalty: energy, low rank of blocks, or wavelet coefficients.",
+    ),
     # times an image, the largest lam is still a number in single precision
     "lam": click.option(
-        "--lam", type=float, callback=within(0, 1e30), default=0.0, show_default=True, help="Weight of the l2 penalty."
+        "--lam", type=float, callback=within(0, 1e30), default=0.0, show_default=True, help="Weight of the penalty."
+    ),
+    "scaling": click.option(
+        "--scaling", type=click.Choice(["none", "bart"]), default="none", show_default=True,
+        help="Units of --lam: our own, or those of bart pics without -w.",
+    ),
+    "block": click.option(
+        "--block", type=click.IntRange(min=1), default=8, show_default=True, help="Edge of the blocks of llr."
+    ),
+    "shift": click.option(
+        "--shift", type=click.Choice(["none", "random", "overlap"]), default="random", show_default=True,
+        help="Where blocks or wavelets lie: in one place, elsewhere in every iteration, or everywhere.",
+    ),
+    "solver": click.option(
+        "--solver", type=click.Choice(["cg", "fista", "admm"]), help="Else cg for l2, fista for the others."
     ),
     "iterations": click.option(
-        "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Of conjugate gradients."
+        "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Largest number of them."
     ),
-}
+    "tolerance": click.option(
+        "--tolerance", type=float, callback=within(0, 1), default=0.0, show_default=True,
+        help="Stop where less than this share changes (cg: is left of the residual).",
+    ),
+}  # fmt: skip
 
 
 def reading_options(function: F) -> Callable[..., Any]:

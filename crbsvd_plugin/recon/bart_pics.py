@@ -1,6 +1,6 @@
-r"""Coefficient images by ``bart pics``: the same problem as the native solver's, in its scaling.
+r"""Coefficient images by ``bart pics``: the same problem as the native solvers', in its scaling.
 
-.. math:: \min_c \tfrac12 \sum w |A c - y|^2 + \tfrac\lambda2 \|c\|^2
+.. math:: \min_c \tfrac12 \sum w |A c - y|^2 + \lambda R(c)
 
 What BART 0.8.00 needs for that, each point found by comparison with a dense solution:
 
@@ -9,8 +9,17 @@ What BART 0.8.00 needs for that, each point found by comparison with a dense sol
 * ``-w 1`` switches its own scaling of the data off; ``-S``, which undoes that scaling in the
   result, then multiplies by one and is left out.
 * Odd matrix sizes are wrong in it by half a cell of its k-space grid (errors near 100 %). An odd
-  axis therefore gets one more voxel at its front, where the sensitivities are zero; the centre
-  stays where it was, and trajectory and scale are adapted.
+  axis therefore gets one more voxel at its end, where the sensitivities are zero; trajectory and
+  scale are adapted, and a phase of the data moves the centre.
+* For locally low rank it continues an image that its blocks do not divide periodically, and cuts
+  the result, which is no proximal map. Here an axis gets voxels without sensitivity up to a whole
+  number of blocks, and at both ends where blocks overlap: those stay zero, and the blocks are ours.
+  It multiplies lambda by `scaling.llr_width`, so lambda is divided by that. Random blocks wrap around.
+* It skips blocks by an upper bound of their singular values that forgets a conjugate: where the
+  phase varies strongly inside of a block that is close to its threshold, that block is lost in it.
+* Its FISTA ends with a gradient step and leaves out the proximal map that belongs to it: every
+  singular value or wavelet coefficient stays too large by step times lambda. So the step is ours
+  (``-s``, not ``-e``), and that last map is applied here.
 * Samples beyond +-n/2 are dropped by it. As voxels sit on whole numbers, k and k + n are the same
   sample, so the trajectory is wrapped. Within 1.5 cells of the edge of k-space it still loses
   part of its gridding kernel: there, and only there, its operator is a few per cent off.
@@ -19,56 +28,43 @@ What BART 0.8.00 needs for that, each point found by comparison with a dense sol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import bart
+from ..errors import UserError
 from ..threads import count
-
-_KSP, _TRAJ, _PATTERN, _BASIS, _SENS, _COEFF = "ksp", "traj", "pattern", "basis", "sens", "coeff"
-
-
-class Encoding(Protocol):
-    """What is needed of a `SubspaceOperator`; its documentation holds the meaning."""
-
-    @property
-    def traj(self) -> NDArray[Any]:
-        """Trajectory (R, S, ndim), cycles per field of view, in the order of X."""
-
-    @property
-    def frame(self) -> NDArray[Any]:
-        """Frame (R,) of each readout, in [0, T)."""
-
-    @property
-    def weights(self) -> NDArray[Any] | None:
-        """Weights (R, S), zero where a sample is missing; None: all one."""
-
-    @property
-    def phi(self) -> NDArray[Any]:
-        """Basis (T, K)."""
-
-    @property
-    def sens(self) -> NDArray[Any]:
-        """Coil sensitivities (C, *X)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Matrix size X."""
+from .bart_files import BASIS, COEFF, KSP, PATTERN, SENS, START, TRAJ, Encoding, check, columns, export
+from .penalty import Regulariser, Shift, penalty
+from .scaling import llr_width
 
 
-def pics_command(*, lam: float, iterations: int) -> list[str]:
+def pics_command(
+    *,
+    lam: float,
+    iterations: int,
+    regulariser: Regulariser = "l2",
+    block: int = 8,
+    shift: Shift = "none",
+    step: float = 1.0,
+    start: bool = False,
+) -> list[str]:
     """Return the command line of the reconstruction; its files are named as `pics` writes them.
 
     Parameters
     ----------
     lam : float
-        Tikhonov weight lambda.
+        Weight of the penalty as BART wants it.
     iterations : int
-        Iterations of conjugate gradients.
+        Largest number of iterations.
+    regulariser, block, shift
+        As in `reconstruct`. BART solves l2 by conjugate gradients, the others by FISTA.
+    step : float
+        Step of FISTA, at most 1 / largest eigenvalue of A^H W A.
+    start : bool
+        Begin with the images of the file `start`.
 
     Raises
     ------
@@ -79,12 +75,33 @@ def pics_command(*, lam: float, iterations: int) -> list[str]:
         raise ValueError(f"lam is {lam}, expected a number from 0 on")
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, expected at least 1")
-    solver = ["bart", "pics", "-l2", "-r", f"{lam:.9g}", "-i", str(iterations), "-w", "1"]
-    return [*solver, "-t", _TRAJ, "-p", _PATTERN, "-B", _BASIS, _KSP, _SENS, _COEFF]
+    weight = f"{lam:.9g}"
+    if regulariser == "l2":
+        terms = ["-l2", "-r", weight]
+    else:
+        term = f"L:7:7:{weight}" if regulariser == "llr" else f"W:7:0:{weight}"
+        blocks = ["-b", str(block)] if regulariser == "llr" else []
+        # random shifts are its default, which overlapping blocks must do without
+        places = {"none": ["-n"], "random": [], "overlap": ["-n", "-N"]}[shift]
+        terms = ["-R", term, *blocks, *places, "-s", f"{step:.9g}"]
+    first = ["-W", START] if start else []
+    files = ["-t", TRAJ, "-p", PATTERN, "-B", BASIS, KSP, SENS, COEFF]
+    return ["bart", "pics", *terms, "-i", str(iterations), "-w", "1", *first, *files]
 
 
-def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) -> NDArray[np.complex64]:
-    """Compute coefficient images with BART's conjugate gradients.
+def pics(
+    operator: Encoding,
+    ksp: NDArray[Any],
+    *,
+    lam: float,
+    iterations: int,
+    regulariser: Regulariser = "l2",
+    block: int = 8,
+    shift: Shift = "none",
+    step: float = 1.0,
+    start: NDArray[Any] | None = None,
+) -> NDArray[np.complex64]:
+    """Compute coefficient images with BART.
 
     Parameters
     ----------
@@ -93,9 +110,15 @@ def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) 
     ksp : complex array (C, R, S)
         K-space data; where weights are zero, any value.
     lam : float
-        Tikhonov weight lambda, as in every other backend.
+        Weight of the penalty, as in every other backend.
     iterations : int
-        Iterations of conjugate gradients, from zero.
+        Largest number of iterations.
+    regulariser, block, shift
+        As in `reconstruct`.
+    step : float
+        Step of FISTA, at most 1 / largest eigenvalue of A^H W A; not used by l2.
+    start : array (K, *X), optional
+        First images, for FISTA before the first proximal map; zero if not given.
 
     Returns
     -------
@@ -105,110 +128,50 @@ def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) 
     Raises
     ------
     UserError
-        BART is missing or failed, or temporary files cannot be written.
+        BART is missing or failed, an axis is too short for overlapping blocks, or temporary files cannot be written.
     ValueError
         Shapes that do not agree, a frame or a number out of range.
     """
-    command = pics_command(lam=lam, iterations=iterations)
-    _check(operator, ksp)
+    short = [n for n in operator.shape if 1 < n <= block]
+    if regulariser == "llr" and shift == "overlap" and short:
+        raise UserError(
+            f"shift is overlap, which bart gets wrong on an axis of {short[0]} voxels with blocks of {block}; "
+            "use random or none, a smaller block, or the backend native"
+        )
+    overlap = shift == "overlap"
+    padded, inner = _padded(tuple(operator.shape), block if regulariser == "llr" else 1, overlap=overlap)
+    width = llr_width(padded, operator.phi.shape[1], block, overlap=overlap) if regulariser == "llr" else 1.0
+    command = pics_command(
+        lam=lam / width, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=step,
+        start=start is not None,
+    )  # fmt: skip
+    check(operator, ksp)
     bart.find()  # before gigabytes are written
     with bart.temporary_folder() as folder:
-        _export(operator, ksp, folder)
+        export(operator, ksp, folder, padded, inner)
+        if start is not None:
+            whole = np.zeros((len(start), *padded), np.complex64)
+            whole[:, *inner] = start
+            bart.write_cfl(folder / START, columns(whole)[:, :, :, None, None, None])
         bart.run(command[1:], folder=folder, threads=count())
-        image = bart.read_cfl(folder / _COEFF)
-    shape, padded = tuple(operator.shape), _even(operator.shape)
-    coeff = image.T.reshape(-1, *padded)
-    inner = tuple(slice(big - small, None) for big, small in zip(padded, shape, strict=True))
-    return np.ascontiguousarray(coeff[:, *inner])
+        image = bart.read_cfl(folder / COEFF)
+    coeff = np.ascontiguousarray(image.T.reshape(-1, *padded)[:, *inner])
+    if regulariser == "l2":
+        return coeff
+    function = penalty(regulariser, tuple(operator.shape), block=block, shift=shift)
+    return function.prox(coeff, step * lam, iterations)
 
 
-def _check(operator: Encoding, ksp: NDArray[Any]) -> None:
-    """Refuse what BART would answer with an assertion, or not notice."""
-    shape, n_coils = tuple(operator.shape), len(operator.sens)
-    for name, array, n_axes in (("traj", operator.traj, 3), ("phi", operator.phi, 2)):
-        if array.ndim != n_axes:
-            raise ValueError(f"{name} has the shape {array.shape}, expected {n_axes} axes")
-    n_readouts, n_samples = operator.traj.shape[:2]
-    expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-        "traj": (operator.traj.shape, (n_readouts, n_samples, len(shape))),
-        "frame": (operator.frame.shape, (n_readouts,)),
-        "sens": (operator.sens.shape, (n_coils, *shape)),
-        "ksp": (ksp.shape, (n_coils, n_readouts, n_samples)),
-    }
-    if operator.weights is not None:
-        expected["weights"] = (operator.weights.shape, (n_readouts, n_samples))
-    for name, (given, wanted) in expected.items():
-        if given != wanted:
-            raise ValueError(f"{name} has the shape {given}, expected {wanted}")
-    if ksp.size == 0:
-        raise ValueError(f"ksp has the shape {ksp.shape}: there are no data")
-    if not 1 <= len(shape) <= 3:
-        raise ValueError(f"the matrix {shape} has {len(shape)} axes, expected 1 to 3")
-    low, high, n_frames = int(operator.frame.min()), int(operator.frame.max()), len(operator.phi)
-    if low < 0 or high >= n_frames:
-        raise ValueError(f"frame runs from {low} to {high}, but phi has {n_frames} frames")
-    if operator.weights is not None and not operator.weights.min() >= 0:
-        raise ValueError(f"weights go down to {operator.weights.min()}, expected 0 or more")
+def _padded(shape: tuple[int, ...], block: int, *, overlap: bool) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+    """Return the matrix size that BART is given, and where the image lies in it; see the head of this file.
 
-
-def _even(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the matrix size that BART is given; an axis of one voxel means no axis to it."""
-    return tuple(n if n == 1 else n + n % 2 for n in shape)
-
-
-def _export(operator: Encoding, ksp: NDArray[Any], folder: Path) -> None:
-    """Write everything that `pics_command` names, with every frame padded to the largest one."""
-    shape, padded = tuple(operator.shape), _even(operator.shape)
-    n_coils, _, n_samples = ksp.shape
-    n_frames = len(operator.phi)
-    order = np.argsort(operator.frame, kind="stable")
-    ends = np.cumsum(np.bincount(operator.frame, minlength=n_frames))
-    frames = np.split(order, ends[:-1])
-    n_spokes = max(map(len, frames))
-
-    # BART divides by the root of the padded number of voxels, we by that of the true one
-    sens = np.zeros((n_coils, *padded), dtype=np.complex64)
-    inner = tuple(slice(big - small, None) for big, small in zip(padded, shape, strict=True))
-    sens[:, *inner] = operator.sens * math.sqrt(math.prod(padded) / math.prod(shape))
-    axes = (*padded[::-1], 1, 1, 1)[:3]
-    bart.write_cfl(folder / _SENS, sens.reshape(n_coils, *axes[::-1]).T)
-    bart.write_cfl(folder / _BASIS, operator.phi[None, None, None, None, None])
-
-    sampled, plane = (1, n_samples, n_spokes), (n_samples, n_spokes)
-    bart.write_cfl_blocks(folder / _KSP, (*sampled, n_coils, 1, n_frames), _ksp(operator, ksp, frames, n_spokes))
-    bart.write_cfl_blocks(folder / _PATTERN, (*sampled, 1, 1, n_frames), _pattern(operator, frames, plane))
-    bart.write_cfl_blocks(folder / _TRAJ, (3, *plane, 1, 1, n_frames), _traj(operator, frames, plane))
-
-
-def _ksp(
-    operator: Encoding, ksp: NDArray[Any], frames: list[NDArray[np.intp]], n_spokes: int
-) -> Iterator[NDArray[np.complex64]]:
-    """Yield the data of each frame, zero where nothing was sampled (NaN times zero is NaN)."""
-    n_coils, _, n_samples = ksp.shape
-    for rows in frames:
-        block = np.zeros((n_coils, n_spokes, n_samples), dtype=np.complex64)
-        block[:, : len(rows)] = ksp[:, rows]
-        if operator.weights is not None:
-            block[:, : len(rows)][:, operator.weights[rows] == 0] = 0
-        yield block
-
-
-def _pattern(
-    operator: Encoding, frames: list[NDArray[np.intp]], plane: tuple[int, int]
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the square root of the weights of each frame."""
-    for rows in frames:
-        block = np.zeros(plane[::-1], dtype=np.float32)
-        block[: len(rows)] = 1 if operator.weights is None else np.sqrt(operator.weights[rows])
-        yield block
-
-
-def _traj(operator: Encoding, frames: list[NDArray[np.intp]], plane: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
-    """Yield x, y, z of the trajectory of each frame, in cycles per padded field of view."""
-    shape = np.array(operator.shape)
-    padded = np.where(shape > 1, _even(tuple(operator.shape)), 0)
-    for rows in frames:
-        turns = operator.traj[rows] / shape
-        block = np.zeros((*plane[::-1], 3))
-        block[: len(rows), :, : shape.size] = ((turns - np.floor(turns + 0.5)) * padded)[..., ::-1]
-        yield block
+    It is even; an axis of one voxel means no axis to it.
+    """
+    padded, inner = [], []
+    for n in shape:
+        apart = n > block
+        front = block - 1 if overlap and apart else 0
+        whole = 1 if n == 1 else 2 if overlap or not apart else math.lcm(2, block)
+        padded.append(-(-(n + 2 * front) // whole) * whole)
+        inner.append(slice(front, front + n))
+    return tuple(padded), tuple(inner)

@@ -21,9 +21,10 @@ def conjugate_gradients(
     lam: float,
     iterations: int,
     tolerance: float = 0.0,
+    start: NDArray[Any] | None = None,
     callback: Callable[[int, NDArray[Any]], object] | None = None,
 ) -> NDArray[Any]:
-    """Return the minimiser of 1/2 sum w |A x - y|^2 + lam/2 ||x||^2, from x = 0.
+    """Return the minimiser of 1/2 sum w |A x - y|^2 + lam/2 ||x||^2.
 
     That is the solution of (A^H W A + lam) x = A^H W y (Hestenes and Stiefel 1952).
 
@@ -40,6 +41,8 @@ def conjugate_gradients(
     tolerance : float
         Stop where the residual falls below this share of its start. It also stops where the
         curvature falls below the accuracy of a NUFFT, as without a penalty it does at last.
+    start : array, optional
+        First x; zero if not given, which saves one product with the operator.
     callback : callable, optional
         Called with the number of iterations done and the current x, which it must not change.
 
@@ -48,17 +51,18 @@ def conjugate_gradients(
     ArithmeticError
         The normal operator is not positive, or a value is not finite.
     """
-    x = np.zeros_like(right)
-    residual = right.copy()
+    weight = right.real.dtype.type(lam)
+    x = np.zeros_like(right) if start is None else start.astype(right.dtype)
+    residual = right.copy() if start is None else right - normal(x) - weight * x
     direction = residual.copy()
-    energy = start = _energy(residual)
+    energy = first = _energy(residual)
     largest, rounding = 0.0, float(np.finfo(right.dtype).eps) ** _ROUNDING
     for iteration in range(1, iterations + 1):
-        if energy <= tolerance**2 * start:
+        if energy <= tolerance**2 * first:
             break
         applied = normal(direction)
         if lam:
-            applied = applied + np.asarray(lam, dtype=right.real.dtype) * direction
+            applied = applied + weight * direction
         curvature = float(np.vdot(direction, applied).real)
         size = _energy(direction)
         largest = max(largest, curvature / size)
