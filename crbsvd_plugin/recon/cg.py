@@ -38,8 +38,9 @@ def conjugate_gradients(
     iterations : int
         Largest number of iterations; without a penalty, stopping early is the regularisation.
     tolerance : float
-        Stop where the residual falls below this share of its start. It also stops where the
-        curvature falls below the accuracy of a NUFFT, as without a penalty it does at last.
+        Stop where the residual falls below this share of its start; below the rounding of the
+        right-hand side it always stops. It also stops where the curvature falls below the
+        accuracy of a NUFFT, as without a penalty it does at last.
     callback : callable, optional
         Called with the number of iterations done and the current x, which it must not change.
 
@@ -52,7 +53,9 @@ def conjugate_gradients(
     residual = right.copy()
     direction = residual.copy()
     energy = start = _energy(residual)
-    largest, rounding = 0.0, float(np.finfo(right.dtype).eps) ** _ROUNDING
+    eps = float(np.finfo(right.dtype).eps)
+    largest, rounding = 0.0, eps**_ROUNDING
+    tolerance = max(tolerance, eps)  # the residual would fall on, until its square is no number any more
     for iteration in range(1, iterations + 1):
         if energy <= tolerance**2 * start:
             break
