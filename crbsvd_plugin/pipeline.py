@@ -49,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
     backend : str
-        native or bart.
+        native, sigpy or bart.
     lam : float
         Weight of the penalty, in units of noise variance after prewhitening.
     iterations : int
@@ -66,7 +66,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     traj_units: str = "cycles/fov"
-    backend: Literal["native", "bart"] = "native"
+    backend: Literal["native", "sigpy", "bart"] = "native"
     lam: float = 0.0
     iterations: int = 30
     fit: bool = True

@@ -86,7 +86,10 @@ _READING = {
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
     ),
-    "backend": click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
+    "backend": click.option(
+        "--backend", type=click.Choice(["native", "sigpy", "bart"]), default="native", show_default=True,
+        help="Which program solves it: the result is the same.",
+    ),
     # times an image, the largest lam is still a number in single precision
     "lam": click.option(
         "--lam", type=float, callback=within(0, 1e30), default=0.0, show_default=True, help="Weight of the l2 penalty."
@@ -94,7 +97,7 @@ _READING = {
     "iterations": click.option(
         "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Of conjugate gradients."
     ),
-}
+}  # fmt: skip
 
 
 def reading_options(function: F) -> Callable[..., Any]:

@@ -14,25 +14,36 @@ What BART 0.8.00 needs for that, each point found by comparison with a dense sol
 * Samples beyond +-n/2 are dropped by it. As voxels sit on whole numbers, k and k + n are the same
   sample, so the trajectory is wrapped. Within 1.5 cells of the edge of k-space it still loses
   part of its gridding kernel: there, and only there, its operator is a few per cent off.
+* Cartesian k-space (X Y Z COIL 1 T 1) needs no padding, and its pattern is w itself: it is applied once to the
+  data and once in the normal operator. To bring the centre c = n//2 to index 0, both images and
+  k-space are multiplied by D_j = exp(2 pi i (j - c/2) c/n), where k-space needs the conjugate: they
+  differ for odd n, and by a sign for odd n/2. So k-space is given to it times conj(D)^2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import bart
+from ..cartesian import CartesianOperator
+from ..errors import UserError
 from ..threads import count
+
+if TYPE_CHECKING:
+    from . import Encoding
 
 _KSP, _TRAJ, _PATTERN, _BASIS, _SENS, _COEFF = "ksp", "traj", "pattern", "basis", "sens", "coeff"
 
 
-class Encoding(Protocol):
+@runtime_checkable
+class Readouts(Protocol):
     """What is needed of a `SubspaceOperator`; its documentation holds the meaning."""
 
     @property
@@ -60,7 +71,7 @@ class Encoding(Protocol):
         """Matrix size X."""
 
 
-def pics_command(*, lam: float, iterations: int) -> list[str]:
+def pics_command(*, lam: float, iterations: int, cartesian: bool = False) -> list[str]:
     """Return the command line of the reconstruction; its files are named as `pics` writes them.
 
     Parameters
@@ -69,6 +80,8 @@ def pics_command(*, lam: float, iterations: int) -> list[str]:
         Tikhonov weight lambda.
     iterations : int
         Iterations of conjugate gradients.
+    cartesian : bool
+        K-space lies on a grid: there is no trajectory.
 
     Raises
     ------
@@ -80,7 +93,8 @@ def pics_command(*, lam: float, iterations: int) -> list[str]:
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}, expected at least 1")
     solver = ["bart", "pics", "-l2", "-r", f"{lam:.9g}", "-i", str(iterations), "-w", "1"]
-    return [*solver, "-t", _TRAJ, "-p", _PATTERN, "-B", _BASIS, _KSP, _SENS, _COEFF]
+    trajectory = [] if cartesian else ["-t", _TRAJ]
+    return [*solver, *trajectory, "-p", _PATTERN, "-B", _BASIS, _KSP, _SENS, _COEFF]
 
 
 def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) -> NDArray[np.complex64]:
@@ -88,9 +102,9 @@ def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) 
 
     Parameters
     ----------
-    operator : SubspaceOperator
-        The encoding; of it, only the attributes of `Encoding` are used.
-    ksp : complex array (C, R, S)
+    operator : SubspaceOperator or CartesianOperator
+        The encoding; of the former, only the attributes of `Readouts` are used.
+    ksp : complex array (C, R, S), Cartesian (C, T, *X)
         K-space data; where weights are zero, any value.
     lam : float
         Tikhonov weight lambda, as in every other backend.
@@ -105,24 +119,34 @@ def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) 
     Raises
     ------
     UserError
-        BART is missing or failed, or temporary files cannot be written.
+        BART is missing or failed, temporary files cannot be written, or the operator is of another kind.
     ValueError
         Shapes that do not agree, a frame or a number out of range.
     """
-    command = pics_command(lam=lam, iterations=iterations)
-    _check(operator, ksp)
+    cartesian = isinstance(operator, CartesianOperator)
+    command = pics_command(lam=lam, iterations=iterations, cartesian=cartesian)
+    if isinstance(operator, CartesianOperator):
+        _check_grid(operator, ksp)
+        shape = padded = operator.shape
+        export = partial(_export_grid, operator, ksp)
+    elif isinstance(operator, Readouts):
+        _check(operator, ksp)
+        shape, padded = tuple(operator.shape), _even(operator.shape)
+        export = partial(_export, operator, ksp)
+    else:
+        kind = type(operator).__name__
+        raise UserError(f"bart has no form for a {kind}, expected readouts or a grid; take the backend native or sigpy")
     bart.find()  # before gigabytes are written
     with bart.temporary_folder() as folder:
-        _export(operator, ksp, folder)
+        export(folder)
         bart.run(command[1:], folder=folder, threads=count())
         image = bart.read_cfl(folder / _COEFF)
-    shape, padded = tuple(operator.shape), _even(operator.shape)
     coeff = image.T.reshape(-1, *padded)
     inner = tuple(slice(big - small, None) for big, small in zip(padded, shape, strict=True))
     return np.ascontiguousarray(coeff[:, *inner])
 
 
-def _check(operator: Encoding, ksp: NDArray[Any]) -> None:
+def _check(operator: Readouts, ksp: NDArray[Any]) -> None:
     """Refuse what BART would answer with an assertion, or not notice."""
     shape, n_coils = tuple(operator.shape), len(operator.sens)
     for name, array, n_axes in (("traj", operator.traj, 3), ("phi", operator.phi, 2)):
@@ -151,12 +175,20 @@ def _check(operator: Encoding, ksp: NDArray[Any]) -> None:
         raise ValueError(f"weights go down to {operator.weights.min()}, expected 0 or more")
 
 
+def _check_grid(operator: CartesianOperator, ksp: NDArray[Any]) -> None:
+    """Refuse k-space of another shape; all else was checked when the operator was made."""
+    if ksp.shape != operator.ksp_shape:
+        raise ValueError(f"ksp has the shape {ksp.shape}, expected {operator.ksp_shape}")
+    if ksp.size == 0:
+        raise ValueError(f"ksp has the shape {ksp.shape}: there are no data")
+
+
 def _even(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the matrix size that BART is given; an axis of one voxel means no axis to it."""
     return tuple(n if n == 1 else n + n % 2 for n in shape)
 
 
-def _export(operator: Encoding, ksp: NDArray[Any], folder: Path) -> None:
+def _export(operator: Readouts, ksp: NDArray[Any], folder: Path) -> None:
     """Write everything that `pics_command` names, with every frame padded to the largest one."""
     shape, padded = tuple(operator.shape), _even(operator.shape)
     n_coils, _, n_samples = ksp.shape
@@ -170,18 +202,46 @@ def _export(operator: Encoding, ksp: NDArray[Any], folder: Path) -> None:
     sens = np.zeros((n_coils, *padded), dtype=np.complex64)
     inner = tuple(slice(big - small, None) for big, small in zip(padded, shape, strict=True))
     sens[:, *inner] = operator.sens * math.sqrt(math.prod(padded) / math.prod(shape))
-    axes = (*padded[::-1], 1, 1, 1)[:3]
-    bart.write_cfl(folder / _SENS, sens.reshape(n_coils, *axes[::-1]).T)
-    bart.write_cfl(folder / _BASIS, operator.phi[None, None, None, None, None])
-
+    _export_model(sens, operator.phi, folder)
     sampled, plane = (1, n_samples, n_spokes), (n_samples, n_spokes)
     bart.write_cfl_blocks(folder / _KSP, (*sampled, n_coils, 1, n_frames), _ksp(operator, ksp, frames, n_spokes))
     bart.write_cfl_blocks(folder / _PATTERN, (*sampled, 1, 1, n_frames), _pattern(operator, frames, plane))
     bart.write_cfl_blocks(folder / _TRAJ, (3, *plane, 1, 1, n_frames), _traj(operator, frames, plane))
 
 
+def _export_grid(operator: CartesianOperator, ksp: NDArray[Any], folder: Path) -> None:
+    """Write everything that `pics_command` names for a grid, frame by frame."""
+    _export_model(operator.sens, operator.phi, folder)
+    grid, (n_coils, n_frames) = _axes(operator.shape), ksp.shape[:2]
+    phase = _centring(operator.shape)
+    samples = (np.where(weights > 0, ksp[:, t], 0) * phase for t, weights in enumerate(operator.weights))
+    bart.write_cfl_blocks(folder / _KSP, (*grid, n_coils, 1, n_frames), samples)
+    bart.write_cfl_blocks(folder / _PATTERN, (*grid, 1, 1, n_frames), operator.weights)
+
+
+def _export_model(sens: NDArray[Any], phi: NDArray[Any], folder: Path) -> None:
+    """Write sensitivities (C, *X) and basis (T, K)."""
+    bart.write_cfl(folder / _SENS, sens.reshape(len(sens), *_axes(sens.shape[1:])[::-1]).T)
+    bart.write_cfl(folder / _BASIS, phi[None, None, None, None, None])
+
+
+def _centring(shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return conj(D)^2 on a grid: what BART multiplies k-space by, and what it should have."""
+    phase: NDArray[Any] = np.ones((), complex)
+    for n in shape:
+        centre = n // 2
+        turns = (np.arange(n) - centre / 2) * (centre / n)
+        phase = np.multiply.outer(phase, np.exp(-4j * np.pi * turns))
+    return phase
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the three sizes x, y, z of an image X."""
+    return (*shape[::-1], 1, 1, 1)[:3]
+
+
 def _ksp(
-    operator: Encoding, ksp: NDArray[Any], frames: list[NDArray[np.intp]], n_spokes: int
+    operator: Readouts, ksp: NDArray[Any], frames: list[NDArray[np.intp]], n_spokes: int
 ) -> Iterator[NDArray[np.complex64]]:
     """Yield the data of each frame, zero where nothing was sampled (NaN times zero is NaN)."""
     n_coils, _, n_samples = ksp.shape
@@ -194,7 +254,7 @@ def _ksp(
 
 
 def _pattern(
-    operator: Encoding, frames: list[NDArray[np.intp]], plane: tuple[int, int]
+    operator: Readouts, frames: list[NDArray[np.intp]], plane: tuple[int, int]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the square root of the weights of each frame."""
     for rows in frames:
@@ -203,7 +263,7 @@ def _pattern(
         yield block
 
 
-def _traj(operator: Encoding, frames: list[NDArray[np.intp]], plane: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
+def _traj(operator: Readouts, frames: list[NDArray[np.intp]], plane: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
     """Yield x, y, z of the trajectory of each frame, in cycles per padded field of view."""
     shape = np.array(operator.shape)
     padded = np.where(shape > 1, _even(tuple(operator.shape)), 0)
