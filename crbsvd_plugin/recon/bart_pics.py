@@ -134,8 +134,10 @@ def pics(operator: Encoding, ksp: NDArray[Any], *, lam: float, iterations: int) 
         shape, padded = tuple(operator.shape), _even(operator.shape)
         export = partial(_export, operator, ksp)
     else:
-        kind = type(operator).__name__
-        raise UserError(f"bart has no form for a {kind}, expected readouts or a grid; take the backend native or sigpy")
+        raise UserError(
+            f"bart has no form for the operator {type(operator).__name__}, expected readouts or a grid; "
+            "take the backend native or sigpy"
+        )
     bart.find()  # before gigabytes are written
     with bart.temporary_folder() as folder:
         export(folder)
