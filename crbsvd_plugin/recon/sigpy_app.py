@@ -117,7 +117,7 @@ class SubspaceRecon(LinearLeastSquares):  # type: ignore[misc]
         else:
             raise ValueError("coord and frame belong together, but only one of them was given")
         super().__init__(
-            as_linop(operator), root_weighted(operator, y), lamda=float(lamda), proxg=proxg,
+            as_linop(operator), root_weighted(operator, y), lamda=lamda, proxg=proxg,
             max_iter=max_iter, show_pbar=show_pbar,
         )  # fmt: skip
 
@@ -150,9 +150,8 @@ def solve(
     ValueError
         `ksp` has another shape than the operator's.
     """
-    # a Python float: one of numpy would turn single precision into double
-    data, lamda = root_weighted(operator, ksp), float(lam)
-    app = LinearLeastSquares(as_linop(operator), data, lamda=lamda, max_iter=iterations, show_pbar=False)
+    data = root_weighted(operator, ksp)
+    app = LinearLeastSquares(as_linop(operator), data, lamda=lam, max_iter=iterations, show_pbar=False)
     while not app.alg.done():
         app.alg.update()
         if callback is not None:
