@@ -287,8 +287,8 @@ def test_sigpy_makes_the_steps_of_the_native_solver(
     steps: dict[str, list[tuple[int, np.ndarray]]] = {"native": [], "sigpy": []}
     for backend, seen in steps.items():
         found = reconstruct(
-            operator, ksp, lam=lam, iterations=4, backend=backend,  # type: ignore[arg-type]
-            callback=lambda iteration, image, seen=seen: seen.append((iteration, image.copy())),  # type: ignore[misc]
+            operator, ksp, lam=lam, iterations=4, backend=backend,
+            callback=lambda iteration, image, seen=seen: seen.append((iteration, image.copy())),
         )  # fmt: skip
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, seen[-1][1])
@@ -296,6 +296,23 @@ def test_sigpy_makes_the_steps_of_the_native_solver(
         assert iteration == other
         assert error(theirs, native) < 1e3 * np.finfo(dtype).eps
     assert [iteration for iteration, _ in steps["sigpy"]] == [1, 2, 3, 4]
+
+
+def test_sigpy_ends_where_the_native_solver_ends(rng: np.random.Generator, frozen: Freeze) -> None:
+    """Without that, in single precision, these iterations end in numbers that are none."""
+    given, ksp = test_cartesian.shuffled(rng, frozen, shape=(7, 4), n_coils=4)
+    operator = test_cartesian.make(given, np.complex64)
+    done: dict[str, list[int]] = {"native": [], "sigpy": []}
+    native, theirs = (
+        reconstruct(operator, ksp, iterations=500, backend=backend, callback=lambda i, _, seen=seen: seen.append(i))
+        for backend, seen in done.items()
+    )
+    assert abs(done["native"][-1] - done["sigpy"][-1]) <= 1
+    condition = float(np.linalg.cond(test_cartesian.normal_equations(given, ksp)[0]))
+    assert error(theirs, native) < condition * test_cartesian.rounding(operator)
+    app = SubspaceRecon(ksp, **words(operator), max_iter=500, show_pbar=False)
+    assert error(app.run(), native) < condition * test_cartesian.rounding(operator)
+    assert app.alg.iter == done["sigpy"][-1]
 
 
 @pytest.mark.bart
@@ -313,7 +330,7 @@ def test_all_backends_give_one_answer(rng: np.random.Generator, shape: tuple[int
     tolerances = {"native": ours, "sigpy": ours, "bart": test_bart_pics.tolerance(operator)}
     iterations = math.ceil(math.log(2 / ours) / -math.log((condition**0.5 - 1) / (condition**0.5 + 1)))
     for backend, tolerance in tolerances.items():
-        found = reconstruct(operator, ksp, lam=lam, iterations=iterations, backend=backend)  # type: ignore[arg-type]
+        found = reconstruct(operator, ksp, lam=lam, iterations=iterations, backend=backend)
         assert error(found, expected) < tolerance
         assert error(test_bart_pics.dense(operator, ksp, 2 * lam), expected) > 4 * tolerance
 

@@ -56,7 +56,23 @@ def root_weighted(operator: Encoding, ksp: NDArray[Any]) -> NDArray[Any]:
     return np.multiply(ksp, _root(operator), out=np.zeros_like(ksp), where=operator.weights > 0)
 
 
-class SubspaceRecon(LinearLeastSquares):  # type: ignore[misc]
+class _Recon(LinearLeastSquares):  # type: ignore[misc]
+    """The problem of an operator and its data, for SigPy's solvers, from zero."""
+
+    def __init__(
+        self, operator: Encoding, ksp: NDArray[Any], *, lamda: float, max_iter: int, proxg: Any, show_pbar: bool
+    ):
+        super().__init__(
+            as_linop(operator), root_weighted(operator, ksp), lamda=lamda, proxg=proxg,
+            max_iter=max_iter, show_pbar=show_pbar,
+        )  # fmt: skip
+        if proxg is None:
+            # conjugate gradients end at the rounding of the data, as ours do; SigPy's own end is a residual of
+            # zero, but before that squares underflow, and then 0 / 0 is in the images
+            self.alg.tol = float(np.finfo(operator.dtype).eps) * self.alg.resid
+
+
+class SubspaceRecon(_Recon):
     r"""Subspace reconstruction, in the words and the order of ``sigpy.mri.app.SenseRecon``.
 
     .. math:: \min_c \tfrac12 \| W^{1/2} (A c - y) \|^2 + \tfrac\lambda2 \|c\|^2 + g(c)
@@ -84,7 +100,7 @@ class SubspaceRecon(LinearLeastSquares):  # type: ignore[misc]
     proxg : sigpy.prox.Prox, optional
         Proximal operator of g; then accelerated gradients are the solver, else conjugate gradients.
     max_iter : int
-        Number of iterations.
+        Largest number of iterations.
     show_pbar : bool
         Show a progress bar.
 
@@ -116,10 +132,7 @@ class SubspaceRecon(LinearLeastSquares):  # type: ignore[misc]
             operator = CartesianOperator(sampled, phi=phi, sens=mps)
         else:
             raise ValueError("coord and frame belong together, but only one of them was given")
-        super().__init__(
-            as_linop(operator), root_weighted(operator, y), lamda=lamda, proxg=proxg,
-            max_iter=max_iter, show_pbar=show_pbar,
-        )  # fmt: skip
+        super().__init__(operator, y, lamda=lamda, max_iter=max_iter, proxg=proxg, show_pbar=show_pbar)
 
 
 def solve(
@@ -131,6 +144,9 @@ def solve(
     callback: Callable[[int, NDArray[Any]], object] | None = None,
 ) -> NDArray[Any]:
     """Compute coefficient images (K, *X) with SigPy's conjugate gradients, from zero.
+
+    They end at the rounding of the data, as ours do. What ours do besides, end where without a penalty the
+    curvature is that of rounding errors, SigPy's do not: hundreds of iterations on few data need a penalty.
 
     Parameters
     ----------
@@ -150,8 +166,7 @@ def solve(
     ValueError
         `ksp` has another shape than the operator's.
     """
-    data = root_weighted(operator, ksp)
-    app = LinearLeastSquares(as_linop(operator), data, lamda=lam, max_iter=iterations, show_pbar=False)
+    app = _Recon(operator, ksp, lamda=lam, max_iter=iterations, proxg=None, show_pbar=False)
     while not app.alg.done():
         app.alg.update()
         if callback is not None:
