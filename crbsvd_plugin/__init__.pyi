@@ -8,6 +8,7 @@ from . import threads as threads
 from .assess import assess as assess
 from .basis import Basis as Basis
 from .batches import iter_batches as iter_batches
+from .cartesian import CartesianOperator as CartesianOperator
 from .dictionary import Dictionary as Dictionary
 from .dictionary import compress as compress
 from .encoding import SubspaceOperator as SubspaceOperator
@@ -23,6 +24,7 @@ from .pipeline import Config as Config
 from .pipeline import reconstruct_stream as reconstruct_stream
 from .prior import Prior as Prior
 from .recon import reconstruct as reconstruct
+from .recon.sigpy_app import as_linop as as_linop
 from .training import compute_basis as compute_basis
 
 __version__: str

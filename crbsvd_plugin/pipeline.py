@@ -49,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
     backend : str
-        native or bart.
+        native, sigpy or bart.
     regulariser : str
         l2, llr or wavelet.
     lam : float

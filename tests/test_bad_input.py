@@ -217,7 +217,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*BASIS, "--set", "te=25 ms"), "te is 0.025 s, expected between 0 and the shortest tr, 0.02 s"),
     (("basis", "mrf-fips", *BASIS[2:]), "did you mean 'mrf-fisp'?"),
     (("basis", "nothing.toml", *BASIS[2:]), "nothing.toml does not exist"),
-    ((*RECON, "--backend", "fast"), "'fast' is not one of 'native', 'bart'"),
+    ((*RECON, "--backend", "fast"), "'fast' is not one of 'native', 'sigpy', 'bart'"),
     ((*SIMULATE, "--matrix", "7"), "expected a matrix of at least 8"),
     ((*SIMULATE, "--matrix", "-192"), "expected a matrix of at least 8"),
     ((*SIMULATE, "--matrix", "99999999999999999999"), "MRD counts up to 65535"),

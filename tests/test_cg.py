@@ -89,6 +89,19 @@ def test_tolerance_ends_it(rng: np.random.Generator) -> None:
     assert done[-1] < 30
 
 
+def test_it_ends_at_the_rounding_of_the_data(rng: np.random.Generator, frozen: Freeze) -> None:
+    """Left alone the residual would fall until its square underflows, three times as long, and end in 0 / 0."""
+    values, done = rng.uniform(1, 4, 50).astype(np.float32), []
+    right = random(rng, frozen, (50,), np.complex64)
+    found = conjugate_gradients(
+        lambda x: values * x, right, lam=0, iterations=500, callback=lambda i, _: done.append(i)
+    )
+    eps = float(np.finfo(np.float32).eps)
+    assert error(found, right / values) < 4 * eps  # the condition
+    # 2 ((2 - 1) / (2 + 1))^n of the start is left after n steps
+    assert done[-1] < math.log(4 / eps) / math.log(3) + 2
+
+
 @pytest.mark.parametrize("n_readouts", [3, 10])
 def test_more_iterations_than_the_data_can_tell_are_harmless(n_readouts: int, rng: np.random.Generator) -> None:
     """Few spokes, no penalty: in single precision the curvature ends below the accuracy of the operator."""
@@ -124,7 +137,7 @@ def test_an_operator_that_is_not_positive_is_a_defect(normal: Callable[..., np.n
         ({"lam": math.nan}, r"lam is nan, expected at least 0"),
         ({"lam": math.inf}, r"lam is inf, expected at least 0"),
         ({"iterations": 0}, r"iterations is 0, expected at least 1"),
-        ({"backend": "sigpy"}, r"backend is 'sigpy', expected one of native, bart"),
+        ({"backend": "fast"}, r"backend is 'fast', expected one of native, sigpy, bart"),
     ],
 )
 def test_options_out_of_range(rng: np.random.Generator, frozen: Freeze, options: Any, message: str) -> None:

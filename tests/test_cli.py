@@ -111,6 +111,18 @@ def test_backends_agree_to_one_percent(here: Path) -> None:
     assert json.loads((here / "bart.json").read_text())["info"]["backend"] == "bart"
 
 
+def test_sigpy_as_backend_gives_the_same_images_and_maps(here: Path) -> None:
+    """The same steps in another program; threads add in another order in every run, and iterations amplify that."""
+    options = ("--lam", "0.5", "--iterations", "5")
+    for backend in ("native", "sigpy"):
+        assert main(["recon", "raw.h5", "b", "-o", backend, "--backend", backend, *options]) == 0
+        assert main(["maps", "raw.h5", "b", "-o", f"maps_{backend}", "--backend", backend, *options]) == 0
+    native, other = (CoefficientImages.load(here / name).coeff for name in ("native", "sigpy"))
+    assert np.linalg.norm(native - other) < 1e-3 * np.linalg.norm(native)
+    assert json.loads((here / "sigpy.json").read_text())["info"]["backend"] == "sigpy"
+    assert (here / "maps_sigpy" / "T1map.nii.gz").exists()
+
+
 @pytest.mark.bart
 def test_bart_reads_the_basis_and_the_coefficients(here: Path) -> None:
     assert bart.run(["show", "-m", "b"], folder=here, threads=1).split("\n")[-2].split()[-11:-9] == ["40", "4"]

@@ -86,7 +86,10 @@ _READING = {
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
     ),
-    "backend": click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
+    "backend": click.option(
+        "--backend", type=click.Choice(["native", "sigpy", "bart"]), default="native", show_default=True,
+        help="Which program solves it: the result is the same.",
+    ),
     "regulariser": click.option(
         "--regulariser", type=click.Choice(["l2", "llr", "wavelet"]), default="l2", show_default=True,
         help="Penalty: energy, low rank of blocks, or wavelet coefficients.",

@@ -8,11 +8,10 @@ R(c) = 1/2 ||c||^2 (l2), the nuclear norms of blocks (llr), or the l1 norm of wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from ..encoding import SubspaceOperator
 from ..errors import UserError
 from .admm import admm
 from .cg import conjugate_gradients
@@ -26,17 +25,49 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
-    "Backend", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
+    "Backend", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
 ]  # fmt: skip
 
-Backend = Literal["native", "bart"]
-BACKENDS: tuple[Backend, ...] = ("native", "bart")
+Backend = Literal["native", "sigpy", "bart"]
+BACKENDS: tuple[Backend, ...] = ("native", "sigpy", "bart")
 Solver = Literal["cg", "fista", "admm"]
 SOLVERS: tuple[Solver, ...] = ("cg", "fista", "admm")
 
 
+class Encoding(Protocol):
+    """What a solver needs of a linear operator A with weights W, for any kind of k-space.
+
+    `SubspaceOperator` and `CartesianOperator` have it; so may an operator of your own.
+    """
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of images and k-space, complex64 or complex128."""
+
+    @property
+    def coeff_shape(self) -> tuple[int, ...]:
+        """Shape (K, *X) of the coefficient images."""
+
+    @property
+    def ksp_shape(self) -> tuple[int, ...]:
+        """Shape of k-space, coils first."""
+
+    @property
+    def weights(self) -> NDArray[Any]:
+        """Weights of the samples of one coil, bool or real and at least 0; 0: missing."""
+
+    def forward(self, coeff: NDArray[Any], /) -> NDArray[Any]:
+        """Return A c, a new array."""
+
+    def adjoint(self, ksp: NDArray[Any], /) -> NDArray[Any]:
+        """Return A^H W y."""
+
+    def normal(self, coeff: NDArray[Any], /) -> NDArray[Any]:
+        """Return A^H W A c."""
+
+
 def reconstruct(
-    operator: SubspaceOperator,
+    operator: Encoding,
     ksp: NDArray[Any],
     *,
     lam: float = 0.0,
@@ -51,13 +82,14 @@ def reconstruct(
     backend: Backend = "native",
     callback: Callable[[int, NDArray[Any]], object] | None = None,
 ) -> NDArray[Any]:
-    """Return coefficient images (K, *X), complex64 (native: of the type of the operator).
+    """Return coefficient images (K, *X), of the type of the operator (bart: complex64).
 
     Parameters
     ----------
-    operator : SubspaceOperator
-        A: trajectory, frames, weights, basis and coils.
-    ksp : complex array (C, R, S)
+    operator : SubspaceOperator or CartesianOperator
+        A: where and when was sampled, weights, basis and coils. An operator of your own must have the attributes
+        of `Encoding`; bart does not take it.
+    ksp : complex array (C, R, S), Cartesian (C, T, *X)
         Measured k-space y.
     lam : float
         Weight of the penalty, at least 0; means the same in every backend.
@@ -78,11 +110,11 @@ def reconstruct(
         Stop early. cg: where the residual falls below this share of its start; fista and admm: where the images change
         by less than this share of their norm. Native only.
     start : array (K, *X), optional
-        First images; zero if not given.
-    backend : {"native", "bart"}
-        Ours, or BART's ``pics``.
+        First images; zero if not given. Not for sigpy.
+    backend : {"native", "sigpy", "bart"}
+        Ours, SigPy's (l2 alone), or BART's ``pics``.
     callback : callable, optional
-        Called with the iteration and the current images; native only.
+        Called with the iteration and the current images; not by bart.
 
     Raises
     ------
@@ -103,9 +135,15 @@ def reconstruct(
         raise UserError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
     if start is not None and start.shape != operator.coeff_shape:
         raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
-    function = penalty(regulariser, operator.shape, block=block, shift=shift)
+    function = penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)
     solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend=backend)
+    if backend == "sigpy":
+        if start is not None:
+            raise UserError("sigpy begins with zero; leave start out, or take the backend native")
+        from . import sigpy_app
 
+        # lam means the same in any scaling of the data: l2 is all that sigpy is given
+        return sigpy_app.solve(operator, ksp, lam=lam, iterations=iterations, callback=callback)
     if backend == "native" or scaling == "bart" or start is not None:
         right = operator.adjoint(ksp)
         if not np.isfinite(right).all():
@@ -153,6 +191,8 @@ def choose_solver(
         raise UserError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
     if solver == "cg" and regulariser != "l2":
         raise UserError(f"solver is cg, which cannot solve {regulariser}; use fista or admm")
+    if backend == "sigpy" and (regulariser != "l2" or solver != "cg" or tolerance):
+        raise UserError("sigpy solves l2 by cg, and stops by iterations alone; leave the other options out")
     if backend == "bart":
         if solver != usual:
             raise UserError(f"solver is {solver}, but bart solves l2 by cg and the others by fista; leave it out")

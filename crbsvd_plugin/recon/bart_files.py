@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from .. import bart
 KSP, TRAJ, PATTERN, BASIS, SENS, COEFF, START = "ksp", "traj", "pattern", "basis", "sens", "coeff", "start"
 
 
-class Encoding(Protocol):
+@runtime_checkable
+class Readouts(Protocol):
     """What is needed of a `SubspaceOperator`; its documentation holds the meaning."""
 
     @property
@@ -43,7 +44,7 @@ class Encoding(Protocol):
         """Matrix size X."""
 
 
-def check(operator: Encoding, ksp: NDArray[Any]) -> None:
+def check(operator: Readouts, ksp: NDArray[Any]) -> None:
     """Refuse what BART would answer with an assertion, or not notice."""
     shape, n_coils = tuple(operator.shape), len(operator.sens)
     for name, array, n_axes in (("traj", operator.traj, 3), ("phi", operator.phi, 2)):
@@ -79,7 +80,7 @@ def columns(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def export(
-    operator: Encoding, ksp: NDArray[Any], folder: Path, padded: tuple[int, ...], inner: tuple[slice, ...]
+    operator: Readouts, ksp: NDArray[Any], folder: Path, padded: tuple[int, ...], inner: tuple[slice, ...]
 ) -> None:
     """Write everything that `pics_command` names, with every frame padded to the largest one."""
     shape = tuple(operator.shape)
@@ -104,7 +105,7 @@ def export(
 
 
 def _ksp(
-    operator: Encoding,
+    operator: Readouts,
     ksp: NDArray[Any],
     frames: list[NDArray[np.intp]],
     n_spokes: int,
@@ -123,7 +124,7 @@ def _ksp(
 
 
 def _pattern(
-    operator: Encoding, frames: list[NDArray[np.intp]], plane: tuple[int, int]
+    operator: Readouts, frames: list[NDArray[np.intp]], plane: tuple[int, int]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the square root of the weights of each frame."""
     for rows in frames:
@@ -133,7 +134,7 @@ def _pattern(
 
 
 def _traj(
-    operator: Encoding, frames: list[NDArray[np.intp]], plane: tuple[int, int], padded: tuple[int, ...]
+    operator: Readouts, frames: list[NDArray[np.intp]], plane: tuple[int, int], padded: tuple[int, ...]
 ) -> Iterator[NDArray[np.float64]]:
     """Yield x, y, z of the trajectory of each frame, in cycles per padded field of view."""
     shape = np.array(operator.shape)

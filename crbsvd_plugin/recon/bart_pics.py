@@ -28,17 +28,22 @@ What BART 0.8.00 needs for that, each point found by comparison with a dense sol
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import bart
+from ..cartesian import CartesianOperator
 from ..errors import UserError
 from ..threads import count
-from .bart_files import BASIS, COEFF, KSP, PATTERN, SENS, START, TRAJ, Encoding, check, columns, export
+from . import bart_grid
+from .bart_files import BASIS, COEFF, KSP, PATTERN, SENS, START, TRAJ, Readouts, check, columns, export
 from .penalty import Regulariser, Shift, penalty
 from .scaling import llr_width
+
+if TYPE_CHECKING:
+    from . import Encoding
 
 
 def pics_command(
@@ -50,6 +55,7 @@ def pics_command(
     shift: Shift = "none",
     step: float = 1.0,
     start: bool = False,
+    cartesian: bool = False,
 ) -> list[str]:
     """Return the command line of the reconstruction; its files are named as `pics` writes them.
 
@@ -65,6 +71,8 @@ def pics_command(
         Step of FISTA, at most 1 / largest eigenvalue of A^H W A.
     start : bool
         Begin with the images of the file `start`.
+    cartesian : bool
+        K-space lies on a grid: there is no trajectory.
 
     Raises
     ------
@@ -85,7 +93,7 @@ def pics_command(
         places = {"none": ["-n"], "random": [], "overlap": ["-n", "-N"]}[shift]
         terms = ["-R", term, *blocks, *places, "-s", f"{step:.9g}"]
     first = ["-W", START] if start else []
-    files = ["-t", TRAJ, "-p", PATTERN, "-B", BASIS, KSP, SENS, COEFF]
+    files = [*([] if cartesian else ["-t", TRAJ]), "-p", PATTERN, "-B", BASIS, KSP, SENS, COEFF]
     return ["bart", "pics", *terms, "-i", str(iterations), "-w", "1", *first, *files]
 
 
@@ -105,9 +113,9 @@ def pics(
 
     Parameters
     ----------
-    operator : SubspaceOperator
-        The encoding; of it, only the attributes of `Encoding` are used.
-    ksp : complex array (C, R, S)
+    operator : SubspaceOperator or CartesianOperator
+        The encoding; of the former, only the attributes of `Readouts` are used. A grid is solved with l2 alone.
+    ksp : complex array (C, R, S), Cartesian (C, T, *X)
         K-space data; where weights are zero, any value.
     lam : float
         Weight of the penalty, as in every other backend.
@@ -128,10 +136,18 @@ def pics(
     Raises
     ------
     UserError
-        BART is missing or failed, an axis is too short for overlapping blocks, or temporary files cannot be written.
+        BART is missing or failed, an axis is too short for overlapping blocks, temporary files cannot be written, or
+        the operator is of another kind, or a grid with another penalty than l2.
     ValueError
         Shapes that do not agree, a frame or a number out of range.
     """
+    if isinstance(operator, CartesianOperator):
+        return _grid(operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, start=start)
+    if not isinstance(operator, Readouts):
+        raise UserError(
+            f"bart has no form for the operator {type(operator).__name__}, expected readouts or a grid; "
+            "take the backend native or sigpy"
+        )
     short = [n for n in operator.shape if 1 < n <= block]
     if regulariser == "llr" and shift == "overlap" and short:
         raise UserError(
@@ -160,6 +176,28 @@ def pics(
         return coeff
     function = penalty(regulariser, tuple(operator.shape), block=block, shift=shift)
     return function.prox(coeff, step * lam, iterations)
+
+
+def _grid(
+    operator: CartesianOperator,
+    ksp: NDArray[Any],
+    *,
+    lam: float,
+    iterations: int,
+    regulariser: Regulariser,
+    start: NDArray[Any] | None,
+) -> NDArray[np.complex64]:
+    if regulariser != "l2":
+        raise UserError(f"regulariser is {regulariser}, but bart gets grids with l2 alone; take the backend native")
+    command = pics_command(lam=lam, iterations=iterations, start=start is not None, cartesian=True)
+    bart_grid.check(operator, ksp)
+    bart.find()  # before gigabytes are written
+    with bart.temporary_folder() as folder:
+        bart_grid.export(operator, ksp, folder)
+        if start is not None:
+            bart.write_cfl(folder / START, columns(start)[:, :, :, None, None, None])
+        bart.run(command[1:], folder=folder, threads=count())
+        return np.ascontiguousarray(bart.read_cfl(folder / COEFF).T.reshape(operator.coeff_shape))
 
 
 def _padded(shape: tuple[int, ...], block: int, *, overlap: bool) -> tuple[tuple[int, ...], tuple[slice, ...]]:

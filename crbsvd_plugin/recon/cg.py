@@ -39,8 +39,9 @@ def conjugate_gradients(
     iterations : int
         Largest number of iterations; without a penalty, stopping early is the regularisation.
     tolerance : float
-        Stop where the residual falls below this share of its start. It also stops where the
-        curvature falls below the accuracy of a NUFFT, as without a penalty it does at last.
+        Stop where the residual falls below this share of its start; below the rounding of the
+        right-hand side it always stops. It also stops where the curvature falls below the
+        accuracy of a NUFFT, as without a penalty it does at last.
     start : array, optional
         First x; zero if not given, which saves one product with the operator.
     callback : callable, optional
@@ -56,9 +57,12 @@ def conjugate_gradients(
     residual = right.copy() if start is None else right - normal(x) - weight * x
     direction = residual.copy()
     energy = first = _energy(residual)
-    largest, rounding = 0.0, float(np.finfo(right.dtype).eps) ** _ROUNDING
+    eps = float(np.finfo(right.dtype).eps)
+    largest, rounding = 0.0, eps**_ROUNDING
+    # the residual would fall on, until its square is no number any more
+    end = max(tolerance**2 * first, eps**2 * _energy(right))
     for iteration in range(1, iterations + 1):
-        if energy <= tolerance**2 * first:
+        if energy <= end:
             break
         applied = normal(direction)
         if lam:

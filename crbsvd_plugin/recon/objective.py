@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..encoding import SubspaceOperator
 from .penalty import Penalty
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from . import Encoding
+
 
 def objective(
-    operator: SubspaceOperator, ksp: NDArray[Any], coeff: NDArray[Any], *, penalty: Penalty, lam: float
+    operator: Encoding, ksp: NDArray[Any], coeff: NDArray[Any], *, penalty: Penalty, lam: float
 ) -> float:
     """Return 1/2 sum w |A c - y|^2 + lam R(c), summed in double precision.
 
     Parameters
     ----------
-    operator : SubspaceOperator
+    operator : SubspaceOperator or CartesianOperator
         A and w.
-    ksp : complex array (C, R, S)
+    ksp : complex array (C, R, S), Cartesian (C, T, *X)
         Measured k-space y; where weights are 0, any.
     coeff : complex array (K, *X)
         Images c.
