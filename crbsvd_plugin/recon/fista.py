@@ -40,7 +40,7 @@ def fista(
     Parameters
     ----------
     normal : callable
-        x -> A^H W A x.
+        x -> A^H W A x, a new array.
     right : array (K, *X)
         A^H W y.
     penalty : Penalty

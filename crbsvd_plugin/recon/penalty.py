@@ -7,6 +7,7 @@ References
 Parikh and Boyd, Proximal algorithms, doi 10.1561/2400000003.
 Coifman and Donoho, Translation-invariant de-noising, doi 10.1007/978-1-4612-2544-7_9 (all shifts).
 Bauschke et al., The proximal average, doi 10.1137/070687542 (what a mean of proximal maps minimises).
+Yu, Better approximation and faster algorithm using the proximal average, NeurIPS 2013 (how far that is from the mean).
 """
 
 from __future__ import annotations
