@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.trajectory import GOLDEN_ANGLE, radial, to_cycles_per_fov
+from crbsvd_plugin.trajectory import GOLDEN_ANGLE, centre, radial, to_cycles_per_fov
 
 EXACT = 1e-12
 
@@ -88,3 +88,25 @@ def test_bad_trajectory_is_refused(traj: object, units: str, message: str) -> No
 def test_smaller_k_space_than_the_image_is_allowed() -> None:
     traj = radial(20, 64)
     np.testing.assert_array_equal(to_cycles_per_fov(traj, units="cycles/fov", shape=(192, 192)), traj)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (20, 64), (13, 9)])
+def test_centre_is_the_k_space_of_a_small_image(shape: tuple[int, int], frozen: Callable[..., np.ndarray]) -> None:
+    traj = frozen(radial(7, 64))
+    small, kept, weights = centre(traj, shape)
+    assert small == tuple(min(24, n) for n in shape)
+    inside = (np.abs(traj) < np.array(small) / 2).all(axis=2)
+    np.testing.assert_array_equal(weights, inside[:, kept])
+    assert weights.sum() == inside.sum()
+    assert weights[:, 0].any()
+    assert weights[:, -1].any()
+    given = frozen(np.random.default_rng(0).uniform(0, 2, traj.shape[:2]) * (np.arange(128) % 3 > 0))
+    _, kept, weights = centre(traj, shape, weights=given)
+    np.testing.assert_array_equal(weights, (given * inside)[:, kept])
+
+
+def test_centre_of_a_volume_is_smaller_and_must_be_there() -> None:
+    traj = np.random.default_rng(0).uniform(-32, 32, (40, 9, 3))
+    assert centre(traj, (64, 10, 64))[0] == (16, 10, 16)
+    with pytest.raises(UserError, match=r"no sample lies in the centre of k-space \(16 x 16 x 16\)"):
+        centre(np.maximum(traj, 8), (64, 64, 64))
