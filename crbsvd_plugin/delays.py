@@ -94,8 +94,10 @@ def estimate_delays(
         parameters = parameters + change
         if np.abs(change).max() < _SETTLED:
             return np.asarray(np.tensordot(parameters, units, axes=1))
+        if not np.abs(parameters).max() < ksp.shape[2]:
+            break
     raise UserError(
-        f"gradient delays still change by {np.abs(change).max():.2g} samples after {_ROUNDS} rounds, expected less "
+        f"gradient delays are not to be found: they still change by {np.abs(change).max():.2g} samples, expected less "
         f"than {_SETTLED:g}; do without (--gradient-delays off)"
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -15,6 +15,8 @@ import numpy as np
 
 from . import coils
 from .basis import Basis
+from .compression import compression_matrix
+from .delays import corrected, estimate_delays, named
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
@@ -48,6 +50,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
+    coils : float, optional
+        Virtual coils to keep: from 1 on their number, below 1 the share of energy, see `compression`.
+    gradient_delays : str
+        off, or estimate: find the gradient delays of radial readouts and correct the trajectory, see `delays`.
     backend : str
         native or bart.
     lam : float
@@ -66,6 +72,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     traj_units: str = "cycles/fov"
+    coils: float | None = None
+    gradient_delays: Literal["off", "estimate"] = "off"
     backend: Literal["native", "bart"] = "native"
     lam: float = 0.0
     iterations: int = 30
@@ -91,6 +99,8 @@ class Reconstruction:
         The fit.
     digest : str
         `Basis.digest` of the basis.
+    calibration : dict
+        What was found in the data and used: virtual coils, gradient delays.
     """
 
     key: dict[str, int]
@@ -99,6 +109,7 @@ class Reconstruction:
     sigma: float
     maps: Maps | None
     digest: str
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 def reconstruct_stream(
@@ -106,7 +117,7 @@ def reconstruct_stream(
 ) -> Iterator[Reconstruction]:
     """Reconstruct the groups of a stream, one after the other.
 
-    Prewhitening, sensitivities from the data, subspace reconstruction, matching.
+    Prewhitening, coil compression, gradient delays, sensitivities from the data, subspace reconstruction, matching.
 
     Parameters
     ----------
@@ -136,7 +147,8 @@ def reconstruct_stream(
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
     whiten = _whitening(scan, noise_bandwidth(header) or 1.0)
     for group in scan.groups:
-        ksp = group.ksp if whiten is None else _whitened(group.ksp, whiten)
+        ksp = group.ksp if whiten is None else _mixed(group.ksp, whiten)
+        group, ksp, calibration = _calibrated(group, ksp, basis, config, report)
         coeff = _coefficients(group, ksp, basis, config, report)
         sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
         logger.info(
@@ -144,7 +156,7 @@ def reconstruct_stream(
             group.key, *ksp.shape, np.prod(group.shape), sigma,
         )  # fmt: skip
         maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
-        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest)
+        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest, calibration)
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:
@@ -203,12 +215,35 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "backend": config.backend, "lam": config.lam, "iterations": config.iterations,
         "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
+        "calibration": [result.key | result.calibration for result in results if result.calibration],
     }  # fmt: skip
     return CoefficientImages(coeff, place[0], tuple(step), results[0].digest, info)
 
 
 def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple((name, value) for name, value in key.items() if name != "slice")
+
+
+def _calibrated(
+    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report
+) -> tuple[Group, NDArray[Any], dict[str, Any]]:
+    """Return the group with its trajectory mended, its data in virtual coils, and a record of what was found."""
+    found: dict[str, Any] = {}
+    if config.coils is not None:
+        matrix, lost = compression_matrix(ksp, group.traj, coils=config.coils, shape=group.shape)
+        logger.info(
+            "image %s: %d virtual coils of %d, %.2g %% of the energy lost", group.key, *matrix.shape, 100 * lost
+        )
+        ksp = _mixed(ksp, matrix)
+        found |= {"coils": len(matrix), "energy_lost": lost}
+    if config.gradient_delays == "estimate":
+        report("gradient delays", 0, 0)
+        tensor = estimate_delays(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, fov=group.fov)
+        found["gradient_delays"] = named(tensor)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
+        logger.info("image %s: gradient delays in samples: %s", group.key, told)
+        group = replace(group, traj=corrected(group.traj, tensor, fov=group.fov))
+    return group, ksp, found
 
 
 def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report) -> NDArray[Any]:
@@ -235,6 +270,7 @@ def _whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
     return whiten
 
 
-def _whitened(ksp: NDArray[Any], whiten: NDArray[Any]) -> NDArray[Any]:
-    flat = whiten.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
-    return flat.reshape(ksp.shape)
+def _mixed(ksp: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return data whose coils are combinations of those given."""
+    flat = matrix.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
+    return flat.reshape(len(matrix), *ksp.shape[1:])

@@ -37,11 +37,11 @@ def folder_name(context: click.Context, parameter: click.Parameter, value: str) 
     return value
 
 
-def within(low: float, high: float) -> Callable[[click.Context, click.Parameter, float], float]:
-    """Return a check for a number from `low` to `high`; unlike click's, it refuses NaN."""
+def within(low: float, high: float) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+    """Return a check for a number from `low` to `high`, if there is one; unlike click's, it refuses NaN."""
 
-    def check(context: click.Context, parameter: click.Parameter, value: float) -> float:
-        if not low <= value <= high:
+    def check(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not low <= value <= high:
             raise click.BadParameter(f"{value:g} is out of range, expected {low:g} to {high:g}", context, parameter)
         return value
 
@@ -86,6 +86,14 @@ _READING = {
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
     ),
+    "coils": click.option(
+        "--coils", type=float, callback=within(0, 65535), metavar="N",
+        help="Keep N virtual coils; below 1, as many as hold this share of the energy.",
+    ),
+    "gradient_delays": click.option(
+        "--gradient-delays", type=click.Choice(["off", "estimate"]), default="off", show_default=True,
+        help="Find the gradient delays of radial readouts, and correct the trajectory.",
+    ),
     "backend": click.option("--backend", type=click.Choice(["native", "bart"]), default="native", show_default=True),
     # times an image, the largest lam is still a number in single precision
     "lam": click.option(
@@ -94,7 +102,7 @@ _READING = {
     "iterations": click.option(
         "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Of conjugate gradients."
     ),
-}
+}  # fmt: skip
 
 
 def reading_options(function: F) -> Callable[..., Any]:

@@ -1,0 +1,119 @@
+"""Coil compression and gradient delays in the pipeline, from raw data to what is written about them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_phantom import Decay
+from test_pipeline import SAME, SIGNAL, C, K, T, error, head, scan, silent
+
+from crbsvd_plugin import run, simulate, threads
+from crbsvd_plugin.basis import Basis
+from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.images import CoefficientImages
+from crbsvd_plugin.pipeline import Config, Reconstruction, gathered, reconstruct_stream
+
+DELAYS = (0.5, -0.3, 0.1)  # along x, along y, coupling
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Problems as small as these only wait for a second thread."""
+    with threads.limit(1):
+        yield
+
+
+@pytest.fixture
+def name(rng: np.random.Generator, tmp_path: Path) -> str:
+    """Write a complex basis of the signal of `scan`, and return its name."""
+    other = rng.standard_normal((T, K - 1)) + 1j * rng.standard_normal((T, K - 1))
+    Basis(np.linalg.qr(np.hstack([SIGNAL, other]))[0], np.ones(K)).save(tmp_path / "basis")
+    return str(tmp_path / "basis")
+
+
+def difference(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative error, after the phase of the whole image: that of the virtual coil, which is any."""
+    return error(got * np.exp(1j * np.angle(np.vdot(got, expected))), expected)
+
+
+def reconstructed(items: list[Any], name: str, **options: Any) -> list[Reconstruction]:
+    config = Config(basis=name, lam=0.5, iterations=8, fit=False, **options)
+    return list(reconstruct_stream(head(), items, config))
+
+
+def test_all_virtual_coils_give_what_the_coils_give(rng: np.random.Generator, name: str) -> None:
+    items = scan(rng)
+    plain, compressed = reconstructed(items, name), reconstructed(items, name, coils=C)
+    for one, other in zip(plain, compressed, strict=True):
+        assert difference(other.coeff, one.coeff) < SAME
+        assert (one.calibration, other.calibration) == ({}, {"coils": C, "energy_lost": 0.0})
+        assert other.sigma == one.sigma
+
+
+def test_fewer_virtual_coils_lose_what_they_say(
+    rng: np.random.Generator, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of every slice for itself; by number or by energy."""
+    items = scan(rng)
+    plain = reconstructed(items, name)
+    with caplog.at_level(logging.INFO, "crbsvd_plugin"):
+        compressed = reconstructed(items, name, coils=2)
+    lost = [one.calibration["energy_lost"] for one in compressed]
+    assert 1e-5 < min(lost) < max(lost) < 1e-3
+    assert caplog.text.count("2 virtual coils of 3, ") == 2
+    for one, other, share in zip(plain, compressed, lost, strict=True):
+        # a loss of that share of the data is at most its root of the images, were it not consistent with the rest
+        assert difference(other.coeff, one.coeff) < np.sqrt(share)
+    enough = reconstructed(items, name, coils=1 - 1.001 * max(lost))
+    assert [one.calibration["coils"] for one in enough] == [2, 2]
+    written = gathered(compressed, Config(basis=name, coils=2)).info["calibration"]
+    assert [(one["slice"], one["coils"]) for one in written] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("coils", [4.0, 0.0])
+def test_coils_that_are_not_there_are_refused(rng: np.random.Generator, name: str, coils: float) -> None:
+    with pytest.raises(UserError, match=rf"coils is {coils:g}, expected a whole number from 1 to 3, or a share"):
+        reconstructed(scan(rng), name, coils=coils)
+
+
+def test_readouts_that_are_not_radial_have_no_delays(rng: np.random.Generator, name: str) -> None:
+    items = scan(rng)
+    items[5].traj[3] += 1
+    with pytest.raises(UserError, match="no straight line of equal steps"):
+        reconstructed(items, name, gradient_delays="estimate")
+
+
+@pytest.mark.parametrize("coils", [None, 2.0])
+def test_delays_of_a_simulation_are_found_and_taken_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, coils: float | None
+) -> None:
+    """Against the same scan without delays, whose images a delay of half a sample spoils."""
+    model = Decay("T1", "T2", n_frames=30)
+    t1, t2 = np.meshgrid(np.linspace(0.5, 5, 9), np.linspace(0.05, 2.5, 9))
+    signal = model.signal(np.stack([t1.ravel(), t2.ravel()], axis=1))
+    Basis(np.linalg.svd(signal, full_matrices=False)[2][:4].T, np.ones(4)).save(tmp_path / "basis")
+    for name, delays in (("straight", (0.0, 0.0, 0.0)), ("delayed", DELAYS)):
+        path = tmp_path / f"{name}.h5"
+        written = simulate.simulate(model, path, matrix=32, n_coils=3, n_shots=4, snr=200, gradient_delay=delays)
+        assert json.loads(written["record"].read_text())["gradient_delay"] == list(delays)
+    options = {"basis": str(tmp_path / "basis"), "coils": coils, "iterations": 15, "fit": False}
+    images = {}
+    with caplog.at_level(logging.INFO, "crbsvd_plugin"):
+        for name, way in (("straight", "off"), ("delayed", "off"), ("delayed", "estimate")):
+            config = run.config(**options, gradient_delays=way)
+            run.recon(str(tmp_path / f"{name}.h5"), config, str(tmp_path / "coeff"), force=True, report=silent)
+            images[name, way] = CoefficientImages.load(tmp_path / "coeff")
+    (found,) = images["delayed", "estimate"].info["calibration"]
+    assert caplog.text.count("gradient delays in samples: x 0.") == 1
+    assert [found["gradient_delays"][axis] for axis in ("x", "y", "xy")] == pytest.approx(DELAYS, abs=0.01)
+    assert (found["slice"], found.get("coils")) == (0, coils)
+    straight = images["straight", "off"].coeff
+    # what remains is that the samples lie elsewhere, and so do the streaks of 120 spokes for 4 coefficients
+    left, before = (difference(images["delayed", way].coeff, straight) for way in ("estimate", "off"))
+    assert left < 0.5 * before
