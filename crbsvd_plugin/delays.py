@@ -33,10 +33,10 @@ from .compression import compression_matrix
 from .encoding import SubspaceOperator
 from .errors import UserError
 from .recon.cg import conjugate_gradients
-from .trajectory import centre
+from .trajectory import centre, recentred
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 _STRAIGHT = 0.01  # samples; single precision leaves 1e-4 of the positions of 1000
 _COILS = 2
@@ -53,6 +53,7 @@ def estimate_delays(
     phi: NDArray[Any],
     shape: tuple[int, ...],
     fov: tuple[float, ...] | None = None,
+    offset: ArrayLike = 0.0,
     weights: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
     """Return the tensor S (ndim, ndim) of the gradient delays, in samples.
@@ -67,6 +68,8 @@ def estimate_delays(
         Image size X.
     fov : tuple of float, optional
         Field of view along X in any unit; the same along all axes if not given.
+    offset : array (ndim,)
+        Where the centre of the image lies in these data, see `trajectory.recentred`.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def estimate_delays(
     small, kept, present = centre(traj, shape, weights=weights)
     matrix, _ = compression_matrix(ksp, traj, coils=min(_COILS, len(ksp)), shape=shape, weights=weights)
     samples, positions = np.tensordot(matrix, ksp[:, :, kept], axes=1), traj[:, kept]
-    units = _units(len(shape))
+    units, offset = _units(len(shape)), np.broadcast_to(offset, len(shape))
     # how the readouts (R, ndim) move for a unit of every parameter
     moves = [_moves(steps, unit, fov) for unit in units]
     parameters = _from_energy(samples, positions, present, steps, moves)
@@ -90,7 +93,7 @@ def estimate_delays(
         moved = positions + np.tensordot(parameters, moves, axes=1)[:, None]
         sens = np.ones((1, *small), np.complex64)
         operator = SubspaceOperator(moved, frame=frame, phi=phi, sens=sens, weights=present)
-        change = _gauss_newton(operator, samples, moves)
+        change = _gauss_newton(operator, recentred(samples, moved, offset), moves, offset)
         parameters = parameters + change
         if np.abs(change).max() < _SETTLED:
             return np.asarray(np.tensordot(parameters, units, axes=1))
@@ -193,9 +196,13 @@ def _from_energy(
     return np.asarray(np.linalg.lstsq(matrix, -np.sqrt(total) * found)[0][: len(moves)])
 
 
-def _gauss_newton(operator: SubspaceOperator, ksp: NDArray[Any], moves: list[NDArray[Any]]) -> NDArray[np.float64]:
+def _gauss_newton(
+    operator: SubspaceOperator, ksp: NDArray[Any], moves: list[NDArray[Any]], offset: NDArray[Any]
+) -> NDArray[np.float64]:
     """Return the change of the parameters that explains best what the coil images cannot."""
-    places = np.meshgrid(*((np.arange(n) - n // 2) / n for n in operator.shape), indexing="ij")
+    # where a move turns no phase: the centre of the image before it was recentred
+    axes = ((np.arange(n) - n // 2) / n + shift for n, shift in zip(operator.shape, offset, strict=True))
+    places = np.meshgrid(*axes, indexing="ij")
     normal = np.zeros((len(moves), len(moves)))
     right = np.zeros(len(moves))
 

@@ -28,6 +28,7 @@ from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, Scan, collect
 from .recon import Backend, reconstruct
+from .trajectory import recentred
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -50,6 +51,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
+    fov_shift : str
+        off, or header: the data are centred on the isocentre, move them to where the header has the image. Only for
+        data in which neither the scanner nor another program has done that.
     coils : float, optional
         Virtual coils to keep: from 1 on their number, below 1 the share of energy, see `compression`.
     gradient_delays : str
@@ -72,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     traj_units: str = "cycles/fov"
+    fov_shift: Literal["off", "header"] = "off"
     coils: float | None = None
     gradient_delays: Literal["off", "estimate"] = "off"
     backend: Literal["native", "bart"] = "native"
@@ -227,8 +232,9 @@ def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
 def _calibrated(
     group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report
 ) -> tuple[Group, NDArray[Any], dict[str, Any]]:
-    """Return the group with its trajectory mended, its data in virtual coils, and a record of what was found."""
+    """Return the group with its trajectory mended, its data centred and in virtual coils, and what was found."""
     found: dict[str, Any] = {}
+    offset = group.offset if config.fov_shift == "header" else np.zeros(len(group.shape))
     if config.coils is not None:
         matrix, lost = compression_matrix(ksp, group.traj, coils=config.coils, shape=group.shape)
         logger.info(
@@ -238,11 +244,17 @@ def _calibrated(
         found |= {"coils": len(matrix), "energy_lost": lost}
     if config.gradient_delays == "estimate":
         report("gradient delays", 0, 0)
-        tensor = estimate_delays(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, fov=group.fov)
+        tensor = estimate_delays(
+            ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, fov=group.fov, offset=offset
+        )
         found["gradient_delays"] = named(tensor)
         told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
         logger.info("image %s: gradient delays in samples: %s", group.key, told)
         group = replace(group, traj=corrected(group.traj, tensor, fov=group.fov))
+    if offset.any():
+        # along the true trajectory
+        ksp = recentred(ksp, group.traj, offset)
+        found["fov_shift"] = offset.tolist()
     return group, ksp, found
 
 

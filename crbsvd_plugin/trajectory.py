@@ -94,6 +94,25 @@ def centre(
     return small, kept, inside[:, kept] * (1.0 if weights is None else weights[:, kept])
 
 
+def recentred(ksp: NDArray[Any], traj: NDArray[Any], offset: ArrayLike) -> NDArray[Any]:
+    """Compute the data of the same object in an image whose centre lies at `offset`.
+
+    y'(k) = y(k) exp(2 pi i k . offset)
+
+    Parameters
+    ----------
+    ksp : complex array (C, R, S)
+        Data y.
+    traj : array (R, S, ndim)
+        Positions k in cycles per field of view.
+    offset : array (ndim,)
+        From the old centre to the new one, in fields of view, in the order of the image axes.
+    """
+    turns = traj @ np.asarray(offset, dtype=np.float64)
+    # modulo first: a large angle would lose digits
+    return ksp * np.exp(2j * np.pi * (turns - np.round(turns))).astype(ksp.dtype)
+
+
 def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Convert a trajectory to cycles per field of view, and check that it can be what `units` says.
 

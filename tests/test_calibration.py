@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mrd_stream import header, readout
 from test_phantom import Decay
 from test_pipeline import SAME, SIGNAL, C, K, T, error, head, scan, silent
 
@@ -117,3 +118,45 @@ def test_delays_of_a_simulation_are_found_and_taken_out(
     # what remains is that the samples lie elsewhere, and so do the streaks of 120 spokes for 4 coefficients
     left, before = (difference(images["delayed", way].coeff, straight) for way in ("estimate", "off"))
     assert left < 0.5 * before
+
+
+TURNED = np.array([[0.0, 0.6, 0.8], [0.8, -0.48, 0.36], [0.6, 0.64, -0.48]]).T  # columns: read, phase, slice direction
+
+
+@pytest.mark.parametrize("shape", [(16, 15, 1), (11, 12, 9)])
+def test_a_blob_is_where_the_patient_has_it(rng: np.random.Generator, name: str, shape: tuple[int, int, int]) -> None:
+    """An oblique image off the isocentre, of data that are centred on it: voxel and affine give the true place."""
+    n_axes = 2 if shape[2] == 1 else 3
+    told, n_slices = header(shape, T, repetition=9, slice=1), 4 - n_axes
+    fov = np.array([2.0, 2.0, 5.0])[:n_axes] * shape[:n_axes]
+    items, blobs = [], []
+    for number in range(n_slices):
+        # whole voxels and a fraction of one away
+        position = TURNED @ np.array([6.3, -5.1, 12.0 + 6 * number])
+        within = np.array([2.7, -3.9, 4.1])[:n_axes] * (1 - 2 * number)
+        blob = position + TURNED[:, :n_axes] @ within
+        seen = (TURNED.T @ blob)[:n_axes] / fov  # from the isocentre, in fields of view along x, y, z
+        blobs.append(blob)
+        for i in range(90):
+            k = rng.uniform(-0.5, 0.5, (90, n_axes)) * shape[:n_axes]
+            samples = np.exp(-((k / shape[:n_axes]) ** 2).sum(axis=1) * 20 - 2j * np.pi * k @ seen)
+            one = readout(SIGNAL[i % T] * samples[None], k, contrast=i % T, slice=number, position=position)
+            one.read_dir[:], one.phase_dir[:], one.slice_dir[:] = TURNED.T
+            items.append(one)
+
+    def found(way: str) -> list[np.ndarray]:
+        config = Config(basis=name, fit=False, iterations=10, fov_shift=way)  # type: ignore[arg-type]
+        results = list(reconstruct_stream(told, items, config))
+        places = []
+        for result in results:
+            energy = np.abs(result.coeff[0].reshape(*result.coeff.shape[1:], *[1] * (3 - n_axes))) ** 2
+            energy = energy if n_axes == 3 else np.moveaxis(energy, 2, 0)
+            z, y, x = (np.tensordot(energy, grid, 3) / energy.sum() for grid in np.indices(energy.shape))
+            places.append((result.geometry.affine @ [x, y, z, 1])[:3] * [-1, -1, 1])
+            assert bool(result.calibration) is (way == "header")
+        return places
+
+    # mm, 1/20 of a voxel: at the edge of k-space the blob is down to exp(-5), its energy to 5e-5
+    for place, blob in zip(found("header"), blobs, strict=True):
+        np.testing.assert_allclose(place, blob, atol=0.1)
+    assert all(np.linalg.norm(place - blob) > 5 for place, blob in zip(found("off"), blobs, strict=True))

@@ -13,7 +13,7 @@ from crbsvd_plugin.delays import corrected, estimate_delays, named
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.recon import reconstruct
-from crbsvd_plugin.trajectory import radial
+from crbsvd_plugin.trajectory import radial, recentred
 
 Freeze = Callable[..., np.ndarray]
 N_FRAMES = 30
@@ -228,3 +228,13 @@ def test_bart_finds_the_same_where_the_contrast_stays(rng: np.random.Generator) 
     # RING interpolates the readouts by a factor of a hundred
     np.testing.assert_allclose([[along_y, coupling], [coupling, along_x]], tensor, atol=0.01)
     np.testing.assert_allclose(estimate_delays(**data, shape=(32, 32)), tensor, atol=ACCURATE)
+
+
+def test_delays_of_an_object_off_the_centre(rng: np.random.Generator) -> None:
+    """Data as they are about an isocentre outside of the image: recentred along the true trajectory only."""
+    offset = np.array([0.7, -0.4])
+    data, _, _ = scanned(rng, TENSORS["oblique"])
+    true = corrected(data["traj"], np.array(TENSORS["oblique"]))
+    away = data | {"ksp": recentred(data["ksp"], true, -offset)}
+    found = estimate_delays(**away, shape=(32, 32), offset=offset)
+    np.testing.assert_allclose(found, TENSORS["oblique"], atol=ACCURATE)

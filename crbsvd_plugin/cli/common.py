@@ -86,6 +86,10 @@ _READING = {
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
     ),
+    "fov_shift": click.option(
+        "--fov-shift", type=click.Choice(["off", "header"]), default="off", show_default=True,
+        help="Move data that are centred on the isocentre to where the header has the image.",
+    ),
     "coils": click.option(
         "--coils", type=float, callback=within(0, 65535), metavar="N",
         help="Keep N virtual coils; below 1, as many as hold this share of the energy.",
