@@ -16,6 +16,7 @@ from test_pipeline import SAME, SIGNAL, C, K, T, error, head, scan, silent
 
 from crbsvd_plugin import run, simulate, threads
 from crbsvd_plugin.basis import Basis
+from crbsvd_plugin.cli import main
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.pipeline import Config, Reconstruction, gathered, reconstruct_stream
@@ -160,3 +161,20 @@ def test_a_blob_is_where_the_patient_has_it(rng: np.random.Generator, name: str,
     for place, blob in zip(found("header"), blobs, strict=True):
         np.testing.assert_allclose(place, blob, atol=0.1)
     assert all(np.linalg.norm(place - blob) > 5 for place, blob in zip(found("off"), blobs, strict=True))
+
+
+def test_the_command_says_what_it_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = ("--matrix", "32", "--coils", "4", "--shots", "2", "--gradient-delay", "0.5,-0.25,0")
+    assert main(["simulate", "spec.toml", "-o", "late.h5", *scan, "--threads", "1"]) == 0
+    capsys.readouterr()
+    options = ("--coils", "0.95", "--gradient-delays", "estimate", "--fov-shift", "header", "--iterations", "2", "-v")
+    assert main(["recon", "late.h5", "b", "-o", "late", *options, "--threads", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "virtual coils of 4" in said
+    assert "gradient delays in samples: x 0." in said
+    (found,) = json.loads((here / "late.json").read_text())["info"]["calibration"]
+    assert found["energy_lost"] < 0.05
+    assert 1 <= found["coils"] < 4
+    # moved by the header, an image that is centred is 18 mm further up, and its delays are the same
+    assert found["fov_shift"] == pytest.approx([18 / 240, 0])
+    assert [found["gradient_delays"][axis] for axis in ("x", "y", "xy")] == pytest.approx((0.5, -0.25, 0), abs=0.02)
