@@ -18,12 +18,12 @@ import numpy as np
 from .encoding import SubspaceOperator
 from .errors import UserError
 from .recon.cg import conjugate_gradients
+from .trajectory import centre
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# by the number of image axes: a volume has so many more points that 24 and 64 would take minutes
-_CALIBRATION = {2: 24, 3: 16}
+# by the number of image axes: a volume has so many more points that 64 would take minutes
 _MAP_SIZE = {2: 64, 3: 32}
 _ITERATIONS = 10
 _KERNEL = 6
@@ -89,8 +89,7 @@ def estimate_sensitivities(
     silent = np.flatnonzero(~np.any(ksp, axis=(1, 2)))
     if len(silent):
         raise UserError(f"coil {silent[0]} holds only zeros ({len(silent)} of {len(ksp)} coils); leave it out")
-    small = tuple(min(_CALIBRATION[len(shape)], n) for n in shape)
-    images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=small, weights=weights)
+    images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=shape, weights=weights)
     maps = _espirit(images, tuple(min(_MAP_SIZE[len(shape)], n) for n in shape))
     full = _resized(maps, shape)
     return (full / np.linalg.norm(full, axis=0)).astype(np.complex64)
@@ -106,16 +105,8 @@ def _coil_images(
     weights: NDArray[Any] | None,
 ) -> NDArray[Any]:
     """Return low-resolution images (C, *X) of one coefficient, by CG per coil."""
-    inside = np.all(np.abs(traj) < np.array(shape) / 2, axis=2)
-    if weights is not None:
-        inside &= weights > 0
-    columns = np.flatnonzero(inside.any(axis=0))
-    if not len(columns):
-        size = " x ".join(map(str, shape))
-        raise UserError(f"no sample lies in the centre of k-space ({size}), expected some to find the coils with")
-    kept = slice(columns[0], columns[-1] + 1)
-    weights = inside[:, kept] * (1 if weights is None else weights[:, kept])
-    sens = np.ones((1, *shape), np.complex64)
+    small, kept, weights = centre(traj, shape, weights=weights)
+    sens = np.ones((1, *small), np.complex64)
     operator = SubspaceOperator(traj[:, kept], frame=frame, phi=phi, sens=sens, weights=weights)
     rights = (operator.adjoint(samples[None, :, kept]) for samples in ksp)
     return np.stack(

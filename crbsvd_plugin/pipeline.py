@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 
 from . import coils
 from .basis import Basis
+from .compression import compression_matrix
+from .delays import corrected, estimate_delays, named
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
@@ -26,6 +28,7 @@ from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, Scan, collect
 from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
+from .trajectory import recentred
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -48,6 +51,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
+    fov_shift : str
+        off, or header: the data are centred on the isocentre, move them to where the header has the image. Only for
+        data in which neither the scanner nor another program has done that.
+    coils : float, optional
+        Virtual coils to keep: from 1 on their number, below 1 the share of energy, see `compression`.
+    gradient_delays : str
+        off, or estimate: find the gradient delays of radial readouts and correct the trajectory, see `delays`.
     backend : str
         native, sigpy or bart.
     regulariser : str
@@ -78,6 +88,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     traj_units: str = "cycles/fov"
+    fov_shift: Literal["off", "header"] = "off"
+    coils: float | None = None
+    gradient_delays: Literal["off", "estimate"] = "off"
     backend: Backend = "native"
     regulariser: Regulariser = "l2"
     lam: float = 0.0
@@ -109,6 +122,8 @@ class Reconstruction:
         The fit.
     digest : str
         `Basis.digest` of the basis.
+    calibration : dict
+        What was found in the data and used: virtual coils, gradient delays.
     """
 
     key: dict[str, int]
@@ -117,6 +132,7 @@ class Reconstruction:
     sigma: float
     maps: Maps | None
     digest: str
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 def reconstruct_stream(
@@ -124,7 +140,7 @@ def reconstruct_stream(
 ) -> Iterator[Reconstruction]:
     """Reconstruct the groups of a stream, one after the other.
 
-    Prewhitening, sensitivities from the data, subspace reconstruction, matching.
+    Prewhitening, coil compression, gradient delays, sensitivities from the data, subspace reconstruction, matching.
 
     Parameters
     ----------
@@ -155,7 +171,8 @@ def reconstruct_stream(
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
     whiten = _whitening(scan, noise_bandwidth(header) or 1.0)
     for group in scan.groups:
-        ksp = group.ksp if whiten is None else _whitened(group.ksp, whiten)
+        ksp = group.ksp if whiten is None else _mixed(group.ksp, whiten)
+        group, ksp, calibration = _calibrated(group, ksp, basis, config, report)
         coeff = _coefficients(group, ksp, basis, config, report)
         sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
         logger.info(
@@ -163,7 +180,7 @@ def reconstruct_stream(
             group.key, *ksp.shape, np.prod(group.shape), sigma,
         )  # fmt: skip
         maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
-        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest)
+        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest, calibration)
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:
@@ -223,6 +240,7 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "block": config.block, "shift": config.shift, "solver": _solver(config), "iterations": config.iterations,
         "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
+        "calibration": [result.key | result.calibration for result in results if result.calibration],
     }  # fmt: skip
     return CoefficientImages(coeff, place[0], tuple(step), results[0].digest, info)
 
@@ -236,6 +254,35 @@ def _solver(config: Config) -> Solver:
         config.solver, regulariser=config.regulariser, shift=config.shift, tolerance=config.tolerance,
         backend=config.backend,
     )  # fmt: skip
+
+
+def _calibrated(
+    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report
+) -> tuple[Group, NDArray[Any], dict[str, Any]]:
+    """Return the group with its trajectory mended, its data centred and in virtual coils, and what was found."""
+    found: dict[str, Any] = {}
+    offset = group.offset if config.fov_shift == "header" else np.zeros(len(group.shape))
+    if config.coils is not None:
+        matrix, lost = compression_matrix(ksp, group.traj, coils=config.coils, shape=group.shape)
+        logger.info(
+            "image %s: %d virtual coils of %d, %.2g %% of the energy lost", group.key, *matrix.shape, 100 * lost
+        )
+        ksp = _mixed(ksp, matrix)
+        found |= {"coils": len(matrix), "energy_lost": lost}
+    if config.gradient_delays == "estimate":
+        report("gradient delays", 0, 0)
+        tensor = estimate_delays(
+            ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, fov=group.fov, offset=offset
+        )
+        found["gradient_delays"] = named(tensor)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
+        logger.info("image %s: gradient delays in samples: %s", group.key, told)
+        group = replace(group, traj=corrected(group.traj, tensor, fov=group.fov))
+    if offset.any():
+        # along the true trajectory
+        ksp = recentred(ksp, group.traj, offset)
+        found["fov_shift"] = offset.tolist()
+    return group, ksp, found
 
 
 def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report) -> NDArray[Any]:
@@ -263,6 +310,7 @@ def _whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
     return whiten
 
 
-def _whitened(ksp: NDArray[Any], whiten: NDArray[Any]) -> NDArray[Any]:
-    flat = whiten.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
-    return flat.reshape(ksp.shape)
+def _mixed(ksp: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return data whose coils are combinations of those given."""
+    flat = matrix.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
+    return flat.reshape(len(matrix), *ksp.shape[1:])

@@ -110,6 +110,19 @@ class Group:
         n_x, n_y, n_z = self.geometry.shape
         return (n_y, n_x) if n_z == 1 else (n_z, n_y, n_x)
 
+    @property
+    def fov(self) -> tuple[float, ...]:
+        """Field of view along X [mm]."""
+        size = self.geometry.voxel_size[len(self.shape) - 1 :: -1]
+        return tuple(n * length for n, length in zip(self.shape, size, strict=True))
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """From the isocentre to the centre of the image along X, in fields of view."""
+        geometry = self.geometry
+        along = (np.array(geometry.position) @ geometry.directions)[len(self.shape) - 1 :: -1]
+        return np.asarray(along / self.fov)
+
 
 @dataclass
 class Scan:

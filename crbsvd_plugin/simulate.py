@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import files, mrd, phantom, trajectory
+from . import delays, files, mrd, phantom, trajectory
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
 from .geometry import Geometry
@@ -52,6 +52,8 @@ class Scan:
         The signal model, as far as it tells.
     rank : int
         Coefficients that the signals were expanded in.
+    gradient_delay : tuple of 3 float
+        S_x, S_y, S_xy [samples]: the data lie that far from `traj`, see `delays`.
     """
 
     ksp: NDArray[np.complex64]
@@ -61,6 +63,7 @@ class Scan:
     phantom: phantom.Phantom
     spec: dict[str, Any]
     rank: int
+    gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def n_frames(self) -> int:
@@ -81,6 +84,7 @@ def simulate(
     fov: float = 240.0,
     n_coils: int = 8,
     n_shots: int = 3,
+    gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0),
     snr: float | None = 50.0,
     seed: int = 0,
     force: bool = False,
@@ -95,7 +99,10 @@ def simulate(
     """
     sidecar, names = _destination(Path(path))
     files.check_free(sidecar, list(names.values()), kind=FORMAT, force=force)
-    scan = acquire(model, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, progress=progress)
+    scan = acquire(
+        model, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
+        progress=progress,
+    )  # fmt: skip
     return write(scan, path, snr=snr, seed=seed, force=force)
 
 
@@ -106,6 +113,7 @@ def acquire(
     fov: float = 240.0,
     n_coils: int = 8,
     n_shots: int = 3,
+    gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0),
     progress: Callable[[int, int], object] | None = None,
 ) -> Scan:
     """Compute the noise-free data of a golden-angle radial scan of the brain phantom.
@@ -119,6 +127,8 @@ def acquire(
         Voxels and field of view [mm] along either side of the image.
     n_coils, n_shots : int
         Receive coils; repetitions of the train of T frames, one readout each; the angle goes on over them.
+    gradient_delay : tuple of 3 float
+        S_x, S_y, S_xy [samples] that the trajectory does not tell, see `delays`.
     progress : callable, optional
         Called with the steps that are done and the number of all steps.
 
@@ -133,12 +143,16 @@ def acquire(
             f"simulate: matrix {matrix}, field of view {fov} mm, {n_coils} coils and {n_shots} shots; "
             "expected a matrix of at least 8 and positive numbers"
         )
+    if not all(abs(delay) <= matrix for delay in gradient_delay):
+        raise UserError(f"simulate: gradient delays of {gradient_delay} samples, expected at most {matrix}")
     if max(n_readouts, 2 * matrix, n_coils) > np.iinfo(np.uint16).max:
         raise UserError(f"simulate: {n_readouts} readouts of {2 * matrix} samples; MRD counts up to 65535 of each")
     brain = phantom.brain(matrix, fov=fov)
     phi, coeff = phantom.expand(phantom.signals_of(model, brain.theta))
     images = brain.mix(coeff)
     traj = trajectory.radial(n_readouts, matrix)
+    s_x, s_y, s_xy = gradient_delay
+    sampled = delays.corrected(traj, np.array([[s_y, s_xy], [s_xy, s_x]]))
     shot, frame = np.divmod(np.arange(n_readouts), model.n_frames)
     sens = phantom.coils(n_coils, images.shape[1:])
     ksp = np.zeros((n_coils, *traj.shape[:2]), np.complex64)
@@ -146,13 +160,13 @@ def acquire(
     for step, start in enumerate(starts, 1):
         # some coefficients at a time: memory for all of them would be several times the data
         part = slice(start, start + _BLOCK)
-        operator = SubspaceOperator(traj, frame=frame, phi=phi[:, part], sens=sens)
+        operator = SubspaceOperator(sampled, frame=frame, phi=phi[:, part], sens=sens)
         ksp += operator.forward(images[part])
         if progress is not None:
             progress(step, len(starts))
     # the sum has factor^2 as many terms as on the image grid, of which the fine operator takes out factor
     ksp /= brain.factor
-    return Scan(ksp, traj, frame, shot, brain, dict(model.spec), phi.shape[1])
+    return Scan(ksp, traj, frame, shot, brain, dict(model.spec), phi.shape[1], gradient_delay)
 
 
 def write(
@@ -192,6 +206,7 @@ def write(
             _write_nifti(product.path(names[name]), maps[name], scan.phantom.geometry)
         record = {"phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
         record |= {"geometry": scan.phantom.geometry.to_dict(), "snr": snr, "sigma": scan.sigma(snr), "seed": seed}
+        record["gradient_delay"] = list(scan.gradient_delay)
         parts = {"real": covariance.real.tolist(), "imag": covariance.imag.tolist()}
         product.commit(record | {"noise_covariance": parts})
     return {key: sidecar.parent / name for key, name in names.items()} | {"record": sidecar}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,8 @@ GOLDEN_ANGLE = np.pi * (np.sqrt(5) - 1) / 2
 """Angle between successive spokes, 111.246 degrees, in radians."""
 
 UNITS = ("cycles/fov", "cycles/pixel", "rad/pixel")
+# by the number of image axes: a volume has so many more points that 24 would take minutes
+_CALIBRATION = {2: 24, 3: 16}
 _ROUNDING = 1.02
 _SMALLEST_SHARE = 0.2
 
@@ -49,6 +51,66 @@ def radial(n_readouts: int, matrix: int, *, oversampling: int = 2, first: int = 
     # modulo first: a large angle would lose digits
     angle = np.mod((first + np.arange(n_readouts)) * GOLDEN_ANGLE, 2 * np.pi)
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1)[:, None, :] * radius[:, None]
+
+
+def centre(
+    traj: NDArray[Any], shape: tuple[int, ...], *, weights: NDArray[Any] | None = None
+) -> tuple[tuple[int, ...], slice, NDArray[np.float64]]:
+    """Find the samples of the centre of k-space, from which coils and trajectories are calibrated.
+
+    There the signal stands far above the noise, and whatever is smooth in the image shows.
+
+    Parameters
+    ----------
+    traj : array (R, S, ndim)
+        Positions in cycles per field of view.
+    shape : tuple of int
+        Image size X.
+    weights : array (R, S), optional
+        Weights of the samples; 0: missing.
+
+    Returns
+    -------
+    small : tuple of int
+        Size of an image whose k-space is this centre: at most 24 voxels along an axis, 16 in 3-D.
+    kept : slice
+        The fewest successive samples of a readout that hold the centre.
+    weights : array (R, n)
+        Weights of these samples, 0 outside of the centre.
+
+    Raises
+    ------
+    UserError
+        No sample lies there.
+    """
+    small = tuple(min(_CALIBRATION[len(shape)], n) for n in shape)
+    inside = np.all(np.abs(traj) < np.array(small) / 2, axis=2)
+    if weights is not None:
+        inside &= weights > 0
+    columns = np.flatnonzero(inside.any(axis=0))
+    if not len(columns):
+        raise UserError(f"no sample lies in the centre of k-space ({_size(small)}), expected some to calibrate with")
+    kept = slice(columns[0], columns[-1] + 1)
+    return small, kept, inside[:, kept] * (1.0 if weights is None else weights[:, kept])
+
+
+def recentred(ksp: NDArray[Any], traj: NDArray[Any], offset: ArrayLike) -> NDArray[Any]:
+    """Compute the data of the same object in an image whose centre lies at `offset`.
+
+    y'(k) = y(k) exp(2 pi i k . offset)
+
+    Parameters
+    ----------
+    ksp : complex array (C, R, S)
+        Data y.
+    traj : array (R, S, ndim)
+        Positions k in cycles per field of view.
+    offset : array (ndim,)
+        From the old centre to the new one, in fields of view, in the order of the image axes.
+    """
+    turns = traj @ np.asarray(offset, dtype=np.float64)
+    # modulo first: a large angle would lose digits
+    return ksp * np.exp(2j * np.pi * (turns - np.round(turns))).astype(ksp.dtype)
 
 
 def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -62,6 +62,24 @@ def test_data_are_the_sum_over_the_fine_grid(scan: simulate.Scan) -> None:
         assert np.linalg.norm(scan.ksp[:, r] - expected) < 3e-5 * np.linalg.norm(expected)
 
 
+def test_delayed_gradients_move_the_data_and_not_the_trajectory(scan: simulate.Scan, tmp_path: Path) -> None:
+    delayed = simulate.acquire(
+        decay(), matrix=MATRIX, n_coils=N_COILS, n_shots=N_SHOTS, gradient_delay=(2.0, 2.0, 0.0)
+    )  # fmt: skip
+    np.testing.assert_array_equal(delayed.traj, scan.traj)
+    # the same delay of all gradients is one of the receiver: every sample is what the second next should have been
+    error = np.linalg.norm(delayed.ksp[..., :-2] - scan.ksp[..., 2:])
+    assert error < 3e-5 * np.linalg.norm(scan.ksp)
+    along_x = simulate.acquire(decay(), matrix=MATRIX, n_coils=1, n_shots=1, gradient_delay=(2.0, 0.0, 0.0))
+    first = simulate.acquire(decay(), matrix=MATRIX, n_coils=1, n_shots=1)
+    # the first spoke runs along x
+    error = np.linalg.norm(along_x.ksp[0, 0, :-2] - first.ksp[0, 0, 2:])
+    assert error < 3e-5 * np.linalg.norm(first.ksp[0, 0])
+    assert np.linalg.norm(along_x.ksp - first.ksp) > 0.1 * np.linalg.norm(first.ksp)
+    record = simulate.write(delayed, tmp_path / "raw.h5")["record"]
+    assert json.loads(record.read_text())["gradient_delay"] == [2.0, 2.0, 0.0]
+
+
 def test_centre_of_k_space_is_that_of_the_image_grid(scan: simulate.Scan) -> None:
     coarse = scan.phantom.maps()
     n_x, n_y, _ = scan.phantom.geometry.shape
@@ -267,6 +285,8 @@ def test_model_without_a_sequence_still_makes_a_header(tmp_path: Path) -> None:
         ({"n_shots": 0}, "0 shots"),
         ({"fov": -1.0}, "field of view -1.0"),
         ({"n_shots": 3000}, "90000 readouts"),
+        ({"gradient_delay": (0.0, float("nan"), 0.0)}, "gradient delays of .*expected at most 192"),
+        ({"gradient_delay": (0.0, 0.0, -200.0)}, "gradient delays of .*expected at most 192"),
     ],
 )
 def test_impossible_scan_is_refused(options: dict[str, Any], message: str) -> None:

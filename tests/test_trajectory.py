@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.trajectory import GOLDEN_ANGLE, radial, to_cycles_per_fov
+from crbsvd_plugin.trajectory import GOLDEN_ANGLE, centre, radial, recentred, to_cycles_per_fov
 
 EXACT = 1e-12
 
@@ -88,3 +89,57 @@ def test_bad_trajectory_is_refused(traj: object, units: str, message: str) -> No
 def test_smaller_k_space_than_the_image_is_allowed() -> None:
     traj = radial(20, 64)
     np.testing.assert_array_equal(to_cycles_per_fov(traj, units="cycles/fov", shape=(192, 192)), traj)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (20, 64), (13, 9)])
+def test_centre_is_the_k_space_of_a_small_image(shape: tuple[int, int], frozen: Callable[..., np.ndarray]) -> None:
+    traj = frozen(radial(7, 64))
+    small, kept, weights = centre(traj, shape)
+    assert small == tuple(min(24, n) for n in shape)
+    inside = (np.abs(traj) < np.array(small) / 2).all(axis=2)
+    np.testing.assert_array_equal(weights, inside[:, kept])
+    assert weights.sum() == inside.sum()
+    assert weights[:, 0].any()
+    assert weights[:, -1].any()
+    given = frozen(np.random.default_rng(0).uniform(0, 2, traj.shape[:2]) * (np.arange(128) % 3 > 0))
+    _, kept, weights = centre(traj, shape, weights=given)
+    np.testing.assert_array_equal(weights, (given * inside)[:, kept])
+
+
+def test_centre_of_a_volume_is_smaller_and_must_be_there() -> None:
+    traj = np.random.default_rng(0).uniform(-32, 32, (40, 9, 3))
+    assert centre(traj, (64, 10, 64))[0] == (16, 10, 16)
+    with pytest.raises(UserError, match=r"no sample lies in the centre of k-space \(16 x 16 x 16\)"):
+        centre(np.maximum(traj, 8), (64, 64, 64))
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("offset", [(3 / 20, -2 / 31), (0.123, 0.456), (1.7, 0.0), (0.1, 0.2, -0.3)])
+def test_recentred_data_are_those_of_an_object_seen_from_there(
+    frozen: Callable[..., np.ndarray], offset: tuple[float, ...], dtype: type
+) -> None:
+    """Gaussians, whose transform is known between voxels too: what lies at x lies at x - offset."""
+    traj = frozen(np.random.default_rng(0).uniform(-20, 20, (9, 8, len(offset))))
+
+    def data(places: np.ndarray) -> np.ndarray:
+        blur = np.exp(-1e-2 * (traj**2).sum(axis=-1))
+        return np.stack([blur * np.exp(-2j * np.pi * traj @ place) for place in places]).astype(dtype)
+
+    places = np.random.default_rng(1).uniform(-0.4, 0.4, (2, len(offset)))
+    moved = recentred(frozen(data(places)), traj, offset)
+    assert moved.dtype == dtype
+    np.testing.assert_allclose(moved, data(places - offset), atol=10 * np.finfo(dtype).eps * 40)
+
+
+def test_whole_voxels_are_counted(rng: np.random.Generator) -> None:
+    shape = (9, 12)
+    traj, coeff = rng.uniform(-4, 4, (6, 7, 2)), np.zeros((2, *shape), complex)
+    coeff[:, 4:6, 5:9] = rng.standard_normal((2, 2, 4)) + 1j * rng.standard_normal((2, 2, 4))
+    phi = np.linalg.qr(rng.standard_normal((6, 2)) + 1j * rng.standard_normal((6, 2)))[0]
+    operator = SubspaceOperator(
+        traj, frame=np.arange(6), phi=phi, sens=np.ones((1, *shape)), dtype=np.complex128
+    )  # fmt: skip
+    # two voxels down and three to the left, and the object moves the other way
+    moved = recentred(operator.forward(coeff), traj, (2 / 9, -3 / 12))
+    expected = operator.forward(np.roll(coeff, (-2, 3), axis=(1, 2)))
+    assert np.linalg.norm(moved - expected) < 1e-8 * np.linalg.norm(expected)  # the NUFFT has 1e-10

@@ -37,11 +37,11 @@ def folder_name(context: click.Context, parameter: click.Parameter, value: str) 
     return value
 
 
-def within(low: float, high: float) -> Callable[[click.Context, click.Parameter, float], float]:
-    """Return a check for a number from `low` to `high`; unlike click's, it refuses NaN."""
+def within(low: float, high: float) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+    """Return a check for a number from `low` to `high`, if there is one; unlike click's, it refuses NaN."""
 
-    def check(context: click.Context, parameter: click.Parameter, value: float) -> float:
-        if not low <= value <= high:
+    def check(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not low <= value <= high:
             raise click.BadParameter(f"{value:g} is out of range, expected {low:g} to {high:g}", context, parameter)
         return value
 
@@ -85,6 +85,18 @@ _READING = {
     "groups": click.option("--groups", callback=_names, help="Counters of separate images; else the usual ones."),
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
+    ),
+    "fov_shift": click.option(
+        "--fov-shift", type=click.Choice(["off", "header"]), default="off", show_default=True,
+        help="Move data that are centred on the isocentre to where the header has the image.",
+    ),
+    "coils": click.option(
+        "--coils", type=float, callback=within(0, 65535), metavar="N",
+        help="Keep N virtual coils; below 1, as many as hold this share of the energy.",
+    ),
+    "gradient_delays": click.option(
+        "--gradient-delays", type=click.Choice(["off", "estimate"]), default="off", show_default=True,
+        help="Find the gradient delays of radial readouts, and correct the trajectory.",
     ),
     "backend": click.option(
         "--backend", type=click.Choice(["native", "sigpy", "bart"]), default="native", show_default=True,

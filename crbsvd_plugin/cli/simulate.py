@@ -7,6 +7,15 @@ import click
 from . import common
 
 
+def _delays(_context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, float, float]:
+    """Read three numbers that are joined by commas."""
+    try:
+        x, y, xy = map(float, text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}, expected {parameter.metavar}: three numbers", param=parameter) from None
+    return x, y, xy
+
+
 @click.command(short_help="Write raw data of a digital phantom, and its true maps.")
 @click.argument("spec")
 @click.option(
@@ -22,6 +31,10 @@ from . import common
 )
 @click.option("--coils", "n_coils", type=int, default=8, show_default=True, help="Receive coils.")
 @click.option("--shots", "n_shots", type=int, default=3, show_default=True, help="Repetitions of the train.")
+@click.option(
+    "--gradient-delay", metavar="SX,SY,SXY", default="0,0,0", callback=_delays,
+    help="Move the data that far off the trajectory that is written [samples].",
+)  # fmt: skip
 @click.option("--snr", default="50", show_default=True, help="M0 / noise of a coefficient, or none.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
@@ -35,6 +48,7 @@ def command(
     fov: float,
     n_coils: int,
     n_shots: int,
+    gradient_delay: tuple[float, float, float],
     snr: str,
     seed: int,
     settings: tuple[str, ...],
@@ -47,7 +61,7 @@ def command(
     model = resolve(spec, settings).model
     with common.stages() as report:
         written = simulate.simulate(
-            model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots,
+            model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
             snr=common.number_or_none(snr, "--snr"), seed=seed, force=force,
             progress=lambda done, total: report("k-space", done, total),
         )  # fmt: skip

@@ -1,0 +1,71 @@
+"""Coil compression: fewer virtual coils that hold most of the signal.
+
+The virtual coils are U^H y, where the columns of U (C, N) are the leading eigenvectors of
+y y^H / n over the samples y (C, n) of the centre of k-space. These are the left singular vectors
+of the data (Buehrer et al., doi 10.1002/mrm.21237; Huang et al., doi 10.1016/j.mri.2007.04.010).
+U^H has orthonormal rows, so that noise which was white stays white.
+
+The centre of k-space, not all of it: sensitivities are smooth, so coils differ there as much as
+anywhere, and the signal stands so far above the noise that energy means signal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import UserError
+from .trajectory import centre
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def compression_matrix(
+    ksp: NDArray[Any],
+    traj: NDArray[Any],
+    *,
+    coils: float,
+    shape: tuple[int, ...],
+    weights: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], float]:
+    """Return the matrix U^H (N, C) that turns coils into virtual coils, and the share of energy that is lost.
+
+    Parameters
+    ----------
+    ksp : complex array (C, R, S)
+        Prewhitened data.
+    traj, weights : array
+        Positions and weights of the samples, as for `SubspaceOperator`.
+    coils : float
+        From 1 on, the number N; below 1, the share of energy to keep with as few as possible.
+    shape : tuple of int
+        Image size X.
+
+    Returns
+    -------
+    matrix : complex array (N, C)
+        Orthonormal rows, the virtual coil with most energy first.
+    lost : float
+        Energy of the centre of k-space outside of the virtual coils, relative to all.
+
+    Raises
+    ------
+    UserError
+        `coils` is neither a number of coils that there are nor a share, or no sample lies in the
+        centre of k-space.
+    """
+    n_coils = len(ksp)
+    if not (0 < coils < 1 or (1 <= coils <= n_coils and coils == int(coils))):
+        raise UserError(
+            f"coils is {coils:g}, expected a whole number from 1 to {n_coils}, or a share of the energy between 0 and 1"
+        )
+    _, kept, present = centre(traj, shape, weights=weights)
+    samples = ksp[:, :, kept][:, present > 0]
+    energy, vectors = np.linalg.eigh(samples @ samples.conj().T)
+    energy, vectors = energy[::-1], vectors[:, ::-1]
+    held, total = np.cumsum(energy), energy.sum()
+    n_kept = int(coils) if coils >= 1 else min(int(np.sum(held < coils * total)) + 1, n_coils)
+    lost = float(energy[n_kept:].sum() / total) if total > 0 else 0.0
+    return np.ascontiguousarray(vectors[:, :n_kept].conj().T), max(lost, 0.0)
