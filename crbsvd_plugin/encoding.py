@@ -69,7 +69,7 @@ class SubspaceOperator:
     Raises
     ------
     ValueError
-        Shapes do not fit, a frame lies outside of the basis, or a weight is negative.
+        Shapes do not fit, a position is not finite, a frame lies outside of the basis, or a weight is negative.
 
     Notes
     -----
@@ -109,6 +109,8 @@ class SubspaceOperator:
             )
         if self.frame.size and not (self.frame.min() >= 0 and self.frame.max() < len(self.phi)):
             raise ValueError(f"frames {self.frame.min()} to {self.frame.max()} lie outside of 0 to {len(self.phi) - 1}")
+        if not np.isfinite(self.traj).all():
+            raise ValueError(f"traj holds {np.count_nonzero(~np.isfinite(self.traj))} values that are not finite")
         if not (self.weights >= 0).all():
             raise ValueError(f"weights go down to {self.weights.min()}, expected 0 or more")
         self._scale = 1 / np.sqrt(np.prod(self.shape))

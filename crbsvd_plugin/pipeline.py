@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from . import coils
 from .basis import Basis
-from .compression import compression_matrix
-from .delays import corrected, estimate_delays, named
+from .calibration import FovShift, GradientDelays, calibrated, mixed, whitening
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
@@ -24,11 +23,11 @@ from .fit.matching import match
 from .fit.result import Maps
 from .geometry import Geometry
 from .images import CoefficientImages
+from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import Group, Roles, Scan, collect
+from .readouts import Group, Roles, collect
 from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
-from .trajectory import recentred
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -74,6 +73,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cg, fista or admm; None: cg for l2, else fista.
     iterations : int
         Largest number of iterations.
+    kernel_cache : str, optional
+        Folder that keeps convolution kernels for the next scan with the same trajectory, see `kernel_cache`.
     tolerance : float
         When to stop before that, see `reconstruct`.
     fit : bool
@@ -88,9 +89,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     traj_units: str = "cycles/fov"
-    fov_shift: Literal["off", "header"] = "off"
+    fov_shift: FovShift = "off"
     coils: float | None = None
-    gradient_delays: Literal["off", "estimate"] = "off"
+    gradient_delays: GradientDelays = "off"
     backend: Backend = "native"
     regulariser: Regulariser = "l2"
     lam: float = 0.0
@@ -99,6 +100,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scaling: Scaling = "none"
     solver: Solver | None = None
     iterations: int = 30
+    kernel_cache: str | None = None
     tolerance: float = 0.0
     fit: bool = True
     mask_level: float = 0.05
@@ -165,15 +167,18 @@ def reconstruct_stream(
     """
     report = report or silent
     _solver(config)  # before the data are read
+    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache)
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
-    whiten = _whitening(scan, noise_bandwidth(header) or 1.0)
+    whiten = whitening(scan, noise_bandwidth(header) or 1.0)
     for group in scan.groups:
-        ksp = group.ksp if whiten is None else _mixed(group.ksp, whiten)
-        group, ksp, calibration = _calibrated(group, ksp, basis, config, report)
-        coeff = _coefficients(group, ksp, basis, config, report)
+        group, ksp, calibration = calibrated(
+            group, mixed(group.ksp, whiten), basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays,
+            fov_shift=config.fov_shift, report=report,
+        )  # fmt: skip
+        coeff = _coefficients(group, ksp, basis, config, cache, report)
         sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
         logger.info(
             "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
@@ -256,39 +261,12 @@ def _solver(config: Config) -> Solver:
     )  # fmt: skip
 
 
-def _calibrated(
-    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report
-) -> tuple[Group, NDArray[Any], dict[str, Any]]:
-    """Return the group with its trajectory mended, its data centred and in virtual coils, and what was found."""
-    found: dict[str, Any] = {}
-    offset = group.offset if config.fov_shift == "header" else np.zeros(len(group.shape))
-    if config.coils is not None:
-        matrix, lost = compression_matrix(ksp, group.traj, coils=config.coils, shape=group.shape)
-        logger.info(
-            "image %s: %d virtual coils of %d, %.2g %% of the energy lost", group.key, *matrix.shape, 100 * lost
-        )
-        ksp = _mixed(ksp, matrix)
-        found |= {"coils": len(matrix), "energy_lost": lost}
-    if config.gradient_delays == "estimate":
-        report("gradient delays", 0, 0)
-        tensor = estimate_delays(
-            ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, fov=group.fov, offset=offset
-        )
-        found["gradient_delays"] = named(tensor)
-        told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
-        logger.info("image %s: gradient delays in samples: %s", group.key, told)
-        group = replace(group, traj=corrected(group.traj, tensor, fov=group.fov))
-    if offset.any():
-        # along the true trajectory
-        ksp = recentred(ksp, group.traj, offset)
-        found["fov_shift"] = offset.tolist()
-    return group, ksp, found
-
-
-def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config, report: Report) -> NDArray[Any]:
+def _coefficients(
+    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, cache: KernelCache | None, report: Report
+) -> NDArray[Any]:
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
-    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens)
+    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=cache)
     report("reconstruction", 0, config.iterations)
     return reconstruct(
         operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,
@@ -296,21 +274,3 @@ def _coefficients(group: Group, ksp: NDArray[Any], basis: Basis, config: Config,
         backend=config.backend,
         callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
     )  # fmt: skip
-
-
-def _whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
-    if scan.noise is None:
-        logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
-        return None
-    whiten = coils.whitening_matrix(scan.noise)
-    if scan.noise_dwell > 0 and scan.dwell > 0:
-        # noise power goes with the bandwidth, the inverse of the sampling interval; a receiver that passes a
-        # part of the band of the noise scan (0.793 is common) makes its noise look smaller than that of the data
-        whiten = whiten * np.sqrt(scan.dwell / scan.noise_dwell * bandwidth)
-    return whiten
-
-
-def _mixed(ksp: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
-    """Return data whose coils are combinations of those given."""
-    flat = matrix.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
-    return flat.reshape(len(matrix), *ksp.shape[1:])

@@ -57,6 +57,23 @@ def same_maps(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+def test_a_second_scan_finds_its_kernel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["recon", "raw.h5", "b", "--iterations", "2", "--threads", "1", "--kernel-cache", "kept", "-v"]
+    assert main([*command, "-o", "one"]) == 0
+    assert "kernel from" not in capsys.readouterr().err
+    (kernel,) = (here / "kept").iterdir()
+    assert main([*command, "-o", "two"]) == 0
+    assert f"kernel from kept/{kernel.name}" in capsys.readouterr().err
+    assert (here / "one.cfl").read_bytes() == (here / "two.cfl").read_bytes()
+    # a place that cannot be one is refused before the work
+    (here / "kept").chmod(0o777)
+    assert main([*command, "-o", "three"]) == 2
+    assert "kept can be written by others, expected a folder of your own" in capsys.readouterr().err
+    assert main([*command[:-2], "raw.h5", "-o", "three"]) == 2
+    assert "raw.h5 is a file, expected a folder" in capsys.readouterr().err
+    assert not list(here.glob("three*"))
+
+
 def test_recon_and_fit_are_maps(here: Path) -> None:
     """Bit for bit on one thread; on several, sums are in another order every time."""
     assert main(["fit", "c", "b", "-o", "fitted"]) == 0

@@ -28,8 +28,10 @@ def file_name(context: click.Context, parameter: click.Parameter, value: str | N
     return value
 
 
-def folder_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def folder_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Refuse what cannot name a folder."""
+    if value is None:
+        return None
     if not value:
         raise click.BadParameter("the name is empty; the folder you are in is '.'", context, parameter)
     if os.path.exists(value) and not Path(value).is_dir():  # noqa: PTH110 - Path.exists raises for long names
@@ -126,6 +128,10 @@ _READING = {
     ),
     "iterations": click.option(
         "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Largest number of them."
+    ),
+    "kernel_cache": click.option(
+        "--kernel-cache", metavar="DIR", callback=folder_name,
+        help="Keep convolution kernels here, for the next scan with the same trajectory.",
     ),
     "tolerance": click.option(
         "--tolerance", type=float, callback=within(0, 1), default=0.0, show_default=True,
