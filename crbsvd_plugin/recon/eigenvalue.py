@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 _ITERATIONS, _GROWTH = 30, 1e-3
 # The estimate comes from below, by 0.3 % or less on the radial scans of the tests. Should it once be further off, FISTA
-# still does not diverge: with momentum b its linear part is stable up to steps of (2 + 2 b) / (1 + 2 b), 4/3 or more, over
-# the largest eigenvalue.
+# still does not diverge: with momentum b its linear part is stable up to steps of (2 + 2 b) / (1 + 2 b) over that
+# eigenvalue, which is 4/3 or more.
 _MARGIN = 1.01
 
 
