@@ -90,7 +90,8 @@ class Outcome:
         """The outcome in words."""
         choice = self.choice
         take = (
-            f"take --rank {choice.rank} --crb-weight {choice.crb_weight:g}: its worst parameter loses "
+            f"{'take' if choice.met else 'no basis keeps the budget, the nearest is'} "
+            f"--rank {choice.rank} --crb-weight {choice.crb_weight:g}: its worst parameter loses "
             f"{100 * choice.crb_loss:.2f} % of the CRB"
         )
         energy = "" if choice.energy_loss is None else f", the signals {100 * choice.energy_loss:.3f} % of their energy"

@@ -13,6 +13,7 @@ from .basis import Basis
 from .batches import batch_size, iter_batches
 from .model import Batch, Parameter, SignalModel
 from .prior import Prior
+from .progress import Report, counted, silent
 from .record import Record, known_sum, quantiles, total
 from .weighting import ALL, SIGNAL
 
@@ -269,7 +270,9 @@ class Tally:
         return int(self._first[basis]) + (full if rank is None else rank) - 1
 
 
-def assess(model: SignalModel, prior: Prior, basis: Basis, *, fisher: crb.Fisher = "real") -> Losses:
+def assess(
+    model: SignalModel, prior: Prior, basis: Basis, *, fisher: crb.Fisher = "real", report: Report = silent
+) -> Losses:
     """Return the mean losses of a basis on the fingerprints of a prior.
 
     Parameters
@@ -280,6 +283,8 @@ def assess(model: SignalModel, prior: Prior, basis: Basis, *, fisher: crb.Fisher
         The basis.
     fisher : {"real", "complex"}
         See `crb`.
+    report : callable
+        Told of the progress.
 
     Returns
     -------
@@ -290,6 +295,8 @@ def assess(model: SignalModel, prior: Prior, basis: Basis, *, fisher: crb.Fisher
         which is the summary R of Eq. (13). Per tissue class and over ``all``.
     """
     tally = Tally(model.parameters, [basis.phi], fisher=fisher)
-    for batch in iter_batches(model, prior, batch_size=batch_size(model.n_frames, len(model.parameters))):
+    size = batch_size(model.n_frames, len(model.parameters))
+    progress = counted(report, "losses", prior.size(model.parameters))
+    for batch in iter_batches(model, prior, batch_size=size, progress=progress):
         tally.update(batch)
     return tally.means()

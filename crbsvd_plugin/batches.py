@@ -14,15 +14,15 @@ from .prior import Atoms, Prior
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BATCH = 2048
-"""Atoms that are in memory at once."""
+BATCH = 512
+"""Atoms that are in memory at once: enough for fast products, few enough for progress every few seconds."""
 
 _FEWEST = 16
 _LIMIT = 256 * 2**20
 
 
 def batch_size(n_frames: int, n_parameters: int) -> int:
-    """Return how many atoms to simulate at once: 2048, less where these would take more than 256 MiB, at least 16.
+    """Return how many atoms to simulate at once: 512, less where these would take more than 256 MiB, at least 16.
 
     Parameters
     ----------

@@ -106,7 +106,7 @@ class Plan:
 
     def finish(self, accumulator: BasisAccumulator, *, report: Report) -> Basis:
         """Make the basis of an accumulator and its dictionary, write them, and return the basis."""
-        basis = self._basis(accumulator)
+        basis = self._basis(accumulator, report)
         logger.info(
             "basis from %s fingerprints in the prior %s, in %d dimensions",
             accumulator.n_atoms, self.prior.name, accumulator.subspace.dimension,
@@ -119,7 +119,7 @@ class Plan:
         save(self.name, basis, dictionary, force=self.force)
         return basis
 
-    def _basis(self, accumulator: BasisAccumulator) -> Basis:
+    def _basis(self, accumulator: BasisAccumulator, report: Report) -> Basis:
         """Return the basis with its losses; warn where it loses much energy."""
         asked = self.request
         info = {
@@ -136,7 +136,7 @@ class Plan:
                 "take a smaller weight or a larger rank",
                 asked.crb_weight, asked.rank, 100 * lost, 100 * asked.max_energy_loss,
             )  # fmt: skip
-        losses = assess(self.model, self.held_out, basis, fisher=asked.fisher)
+        losses = assess(self.model, self.held_out, basis, fisher=asked.fisher, report=report)
         return replace(basis, info=plain({**basis.info, "held_out": losses}))
 
 

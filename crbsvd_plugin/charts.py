@@ -113,7 +113,9 @@ def scatter(tally: Tally, basis: int, choice: Choice, path: Path) -> dict[str, d
         }
         for i, (label, values) in enumerate(pairs.items()):
             shown = values[:, :: -(-values.shape[1] // _N_POINTS) or 1]
-            axis.plot(*shown, ".", ms=4, alpha=0.6, color=f"C{i}", label=label.replace("$", r"\$"))
+            # matplotlib takes a dollar for mathematics, and leaves out what begins with an underscore
+            text = f" {label}".replace("$", r"\$") if label.startswith("_") else label.replace("$", r"\$")
+            axis.plot(*shown, ".", ms=4, alpha=0.6, color=f"C{i}", label=text)
         known = np.concatenate(list(pairs.values()), axis=1)
         line = _regression(known)
         if line:

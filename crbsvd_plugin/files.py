@@ -27,6 +27,7 @@ from .errors import UserError
 from .interrupt import held
 
 _MARK = ".crbsvd-tmp-"
+_ATTEMPTS = 10
 _UNWRITABLE = {
     errno.ENOSPC: "no space is left there",
     errno.EDQUOT: "the disk quota is used up",
@@ -97,10 +98,11 @@ def verify(sidecar: Path, content: dict[str, Any], what: str) -> None:
 class Product:
     """The files of one product while they are being written."""
 
-    def __init__(self, staging: Path, sidecar: Path, kind: str):
+    def __init__(self, staging: Path, sidecar: Path, kind: str, *, force: bool):
         self._staging = staging
         self._sidecar = sidecar
         self._kind = kind
+        self._force = force
         self._names: list[str] = []
         self._former = _members(sidecar, kind) or {}
 
@@ -119,6 +121,12 @@ class Product:
         one; not those that were changed since: they are the user's now.
         """
         hashes = {name: sha256(self._staging / name) for name in self._names}
+        with _turn(self._sidecar.parent):
+            # another run may have been as fast
+            _check_free(self._sidecar, self._names, kind=self._kind, force=self._force)
+            self._commit(content, hashes)
+
+    def _commit(self, content: dict[str, Any], hashes: dict[str, str]) -> None:
         text = json.dumps({"format": self._kind, **content, "files": hashes}, indent=1, allow_nan=False)
         (self._staging / (self._sidecar.name + ".part")).write_text(text + "\n", encoding="utf-8")
         os.replace(self._staging / (self._sidecar.name + ".part"), self._staging / self._sidecar.name)
@@ -151,7 +159,7 @@ def product(sidecar: Path, names: list[str], *, kind: str, force: bool = False) 
     """
     check_free(sidecar, names, kind=kind, force=force)
     with _staging_folder(sidecar) as staging:
-        yield Product(staging, sidecar, kind)
+        yield Product(staging, sidecar, kind, force=force)
 
 
 @contextmanager
@@ -186,9 +194,25 @@ def check_free(sidecar: Path, names: list[str], *, kind: str, force: bool) -> No
     """Refuse names that are taken (with `force`: by files that are not of this product)."""
     try:
         _sweep(sidecar)
-        present = [path for path in (sidecar.parent / name for name in [*names, sidecar.name]) if path.exists()]
+        _check_free(sidecar, names, kind=kind, force=force)
     except OSError as error:
         raise _refused(sidecar, error) from None
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written, while there is nothing to be lost yet; nothing is left there.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be made, or holds no new file.
+    """
+    with _staging_folder(path) as staging:
+        (staging / "x").touch()
+
+
+def _check_free(sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:
+    present = [path for path in (sidecar.parent / name for name in [*names, sidecar.name]) if path.exists()]
     if not present:
         return
     if not force:
@@ -220,8 +244,15 @@ def _staging_folder(sidecar: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             try:
-                staging.mkdir(mode=0o700)
-                lock = _lock(staging)
+                for _ in range(_ATTEMPTS):
+                    staging.mkdir(mode=0o700, exist_ok=True)
+                    lock = _lock(staging)
+                    # between the two lines, another run may have swept it, or be about to
+                    if lock is not None and staging.exists():
+                        break
+                    if lock is not None:
+                        os.close(lock)
+                        lock = None
                 yield staging
             finally:
                 with held():
@@ -278,6 +309,18 @@ def _lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Let one run at a time rename its files in a folder, where the file system has locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _move_all(staging: Path, sidecar: Path) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_HEAVIEST = 1e12
+
+
 @dataclass(frozen=True)
 class Atoms:
     """The atoms of one tissue class.
@@ -67,10 +70,12 @@ class Tissue:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if any(mark in self.label for mark in ":=") or not self.label:
-            raise UserError(f"tissue {self.label!r}: expected a name without ':' and '=', as --class-weight needs it")
-        if not 0 < self.weight < np.inf:
-            raise UserError(f"tissue {self.label!r} has weight {self.weight}, expected a positive, finite number")
+        if any(mark in self.label for mark in ":=") or not self.label or not self.label.isprintable():
+            raise UserError(
+                f"tissue {self.label!r}: expected a name in one line without ':' and '=', as --class-weight needs it"
+            )
+        if not 0 < self.weight <= _HEAVIEST:
+            raise UserError(f"tissue {self.label!r} has weight {self.weight:g}, expected above 0, to {_HEAVIEST:g}")
         if self.n is not None and self.n < 1:
             raise UserError(f"tissue {self.label!r} has n = {self.n}, expected at least 1 draw")
         drawn = [name for name, values in self.values.items() if not isinstance(values, Grid)]

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _PROBED = 64
 _DIMENSION = 1000
+PROGRAM = 180
+"""Memory of the program itself [MiB], with numba, scipy and what they load."""
 _DIGITS = 15
 
 
@@ -100,11 +102,21 @@ class Request:
                 raise UserError(f"with a crb weight of {weight:g} nothing has a weight above zero; change the weights")
 
     def check_free(self, sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:
-        """Refuse outputs that are there already, or that are the checkpoint too."""
-        outputs = {sidecar.parent / name for name in (sidecar.name, *names)}
-        if self.checkpoint is not None and Path(self.checkpoint).resolve() in {path.resolve() for path in outputs}:
-            raise UserError(f"--checkpoint {self.checkpoint} is one of the outputs; give it another name")
+        """Refuse outputs that are there already, that cannot be written, or that are the checkpoint too."""
+        if self.checkpoint is not None:
+            kept = Path(self.checkpoint).resolve()
+            outputs = {(sidecar.parent / name).resolve() for name in (sidecar.name, *names)}
+            # the folder too, where it is named by the user and the checkpoint is a file of that name
+            taken = {path for path in (kept, *map(Path, self.kept)) if path in outputs | {sidecar.parent.resolve()}}
+            if taken or outputs & set(kept.parents):
+                raise UserError(f"--checkpoint {self.checkpoint} is one of the outputs; give it another name")
         files.check_free(sidecar, names, kind=kind, force=force)
+        files.check_writable(sidecar)
+
+    @property
+    def kept(self) -> list[str]:
+        """The names of further files that are kept beside the checkpoint."""
+        return []
 
     @contextmanager
     def pool(self) -> Iterator[Pool | None]:
@@ -132,9 +144,15 @@ class Request:
         self, accumulator: BasisAccumulator, rank: int, crb_weight: float, *, info: Mapping[str, Any] | None = None
     ) -> Basis:
         """Return the basis of a rank and a crb weight, with the other weights as asked for."""
+        # a share of the fingerprints may have none of a small class
+        classes = {
+            key: weight
+            for key, weight in self.class_weights.items()
+            if (key[0] if isinstance(key, tuple) else key) in accumulator.labels
+        }
         return accumulator.finish(
             rank, crb_weight, weighting=self.weighting, info=info,
-            parameter_weights=self.parameter_weights, class_weights=self.class_weights,
+            parameter_weights=self.parameter_weights, class_weights=classes,
         )  # fmt: skip
 
 
@@ -168,7 +186,7 @@ def seconds(model: SignalModel, atoms: Sequence[Atoms], *, jacobian: bool) -> fl
 
 
 def mebibytes(training: Training, *, n_accumulators: int = 1) -> float:
-    """Return the memory of a training [MiB]: a batch, its copies, and the Gram matrices at their largest."""
+    """Return the memory of a training [MiB]: program, batch, its copies, and the Gram matrices at their largest."""
     n_frames, parameters = training.model.n_frames, training.model.parameters
     n_blocks = len(training.atoms) * (1 + len(crb.interesting(parameters)))
     size = min(batch_size(n_frames, len(parameters)), max((len(atoms.theta) for atoms in training.atoms), default=0))
@@ -177,4 +195,4 @@ def mebibytes(training: Training, *, n_accumulators: int = 1) -> float:
     dimension = min(n_frames, _DIMENSION)
     number = 8 if training.conjugate else 16
     grams = (8 * n_frames * dimension + number * n_blocks * dimension**2) * n_accumulators
-    return (batch + grams) / 2**20
+    return PROGRAM + (batch + grams) / 2**20

@@ -144,7 +144,7 @@ def _read(text: str) -> dict[str, Any]:
         raise UserError(f"SPEC {text} does not exist; check the path") from None
     except OSError as error:
         raise UserError(f"SPEC {text} cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:  # no TOML, no text, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # no TOML, no text, or thousands of digits or brackets
         raise UserError(f"SPEC {text} is not valid TOML ({error})") from None
 
 
@@ -237,7 +237,10 @@ def _distribution(content: object, where: str, unit: str) -> Distribution:
 def _number(value: object, where: str, unit: str = "") -> float:
     """Return a plain number as it is, and a quantity in `unit`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{where}: the number is too large, expected less than 1.8e308") from None
     try:
         return quantity(value if isinstance(value, str) else repr(value), si=unit)
     except UserError as error:

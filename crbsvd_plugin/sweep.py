@@ -65,6 +65,13 @@ class Request(request.Request):
     max_energy_loss: float = 0.01
     converge: bool = False
 
+    @property
+    def kept(self) -> list[str]:
+        """The names of the files of the parts of the fingerprints."""
+        if self.checkpoint is None or not self.converge:
+            return []
+        return [str(Path(f"{self.checkpoint}.{i + 1}").resolve()) for i in range(len(_SHARES))]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -83,11 +90,14 @@ class Plan:
         n_held_out = sum(len(atoms.theta) for atoms in self.held_out)
         duration = request.seconds(self.model, [*self.training.atoms, *self.held_out], jacobian=True)
         n_families = len(_SHARES) if self.request.converge else 1
-        # a float32 per figure, see `assess.Tally`
-        n_figures = 1 + 2 * len(crb.interesting(self.model.parameters))
+        n_targets, n_parameters = len(crb.interesting(self.model.parameters)), len(self.model.parameters)
         n_columns = n_families * len(self.request.crb_weights) * self.request.rank
         memory = request.mebibytes(self.training, n_accumulators=n_families)
-        memory += 4 * n_figures * n_held_out * n_columns / 2**20
+        # of a batch, the coefficients and what is made of them; a float32 per figure, see `assess.Tally`, twice while
+        # the last ones are appended
+        size = min(batch_size(self.model.n_frames, n_parameters), n_held_out)
+        memory += 2 * 16 * size * (1 + n_parameters + n_targets) * n_columns / 2**20
+        memory += 2 * 4 * (1 + 2 * n_targets) * n_held_out * n_columns / 2**20
         return (
             f"{self.training.size} fingerprints of {self.model.n_frames} frames, {n_held_out} held out: "
             f"about {memory:.0f} MiB and {duration:.0f} s in this process"
@@ -104,7 +114,7 @@ class Plan:
         asked = self.request
         with asked.pool() as pool:
             accumulators = self._fold(pool, report)
-            bases = dict(self._families(accumulators))
+            bases = dict(self._families(accumulators, report))
             tally = self._assess([basis.phi for family in bases.values() for basis in family], pool, report)
         rows = list(self._rows(tally))
         choice = recommend(
@@ -159,19 +169,23 @@ class Plan:
             before = share
         return dict(reversed(accumulators.items()))
 
-    def _families(self, accumulators: Mapping[float, BasisAccumulator]) -> Iterator[tuple[float, list[Basis]]]:
+    def _families(
+        self, accumulators: Mapping[float, BasisAccumulator], report: Report
+    ) -> Iterator[tuple[float, list[Basis]]]:
         """Return the bases of all fingerprints, then those of shares that support the rank."""
+        asked = self.request
+        progress = counted(report, "bases", len(accumulators) * len(asked.crb_weights))
         for share, accumulator in accumulators.items():
+            found: list[Basis] = []
             try:
-                yield share, self._bases(accumulator)
+                for weight in asked.crb_weights:
+                    found.append(asked.basis(accumulator, asked.rank, weight))
+                    progress(1)
+                yield share, found
             except UserError as error:
                 if share == 1:
                     raise
                 logger.warning("convergence: %g %% of the fingerprints are left out: %s", 100 * share, error)
-
-    def _bases(self, accumulator: BasisAccumulator) -> list[Basis]:
-        asked = self.request
-        return [asked.basis(accumulator, asked.rank, weight) for weight in asked.crb_weights]
 
     def _assess(self, phis: Sequence[NDArray[Any]], pool: Pool | None, report: Report) -> Tally:
         """Measure all bases on the held-out fingerprints."""
@@ -271,14 +285,19 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
         found = f"holds {wrong[0]:g}" if wrong else "is empty"
         raise UserError(f"--crb-weights {found}, expected numbers from 0 to 1, with commas")
     asked.check(training, rank=asked.rank, crb_weights=asked.crb_weights)
-    names = [spec.model.parameters[i].name for i in crb.interesting(spec.model.parameters)]
-    if all(asked.parameter_weights.get(name) == 0 for name in names):
-        raise UserError(f"--parameter-weight is 0 for all of {', '.join(names)}: nothing is left to choose a basis by")
     left = [part.label for part in held_out if len(part.theta)]
     if not left:
         raise UserError(
             f"--train {asked.train} gives {training.size} fingerprints, too few to hold some of them out; "
             "take more, or a wider prior"
+        )
+    names = [spec.model.parameters[i].name for i in crb.interesting(spec.model.parameters)]
+    weighting = Weighting(0.5, asked.weighting, asked.parameter_weights, asked.class_weights)
+    factors = weighting.factors([(part.label, name) for part in atoms for name in (SIGNAL, *names)])
+    if not any(factors[label, name] for label in left for name in names):
+        raise UserError(
+            f"the weights of classes and parameters are 0 for all of {', '.join(names)} in {', '.join(left)}: "
+            "nothing is left to choose a basis by"
         )
     for part in atoms:
         if part.label not in left:

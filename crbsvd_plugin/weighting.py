@@ -56,7 +56,7 @@ class Weighting:
             raise UserError(f"weighting is {self.kind!r}, expected 'svd' (Eq. 12) or 'loss' (Eq. 5)")
         for name, weight in [*self.parameters.items(), *self.classes.items()]:
             if not 0 <= weight <= _LARGEST:
-                raise UserError(f"weight of {name!r} is {weight}, expected 0 to {_LARGEST:g}")
+                raise UserError(f"weight of {_said(name)} is {weight}, expected 0 to {_LARGEST:g}")
 
     def factors(self, blocks: Iterable[Block]) -> dict[Block, float]:
         """Return the factor of the squared loss of every block.
@@ -78,7 +78,8 @@ class Weighting:
             label, name = key if isinstance(key, tuple) else (key, SIGNAL)
             if label not in labels or name not in names:
                 hint = nearest(label, labels) if label not in labels else nearest(name, names)
-                raise UserError(f"class weight of {key!r}: unknown, expected one of {labels}, or with {names}{hint}")
+                known = f"expected one of {labels}, or with {names}{hint}"
+                raise UserError(f"class weight of {_said(key)}: unknown, {known}")
         power = 2 if self.kind == "svd" else 1
         factors = {}
         for label, name in blocks:
@@ -95,5 +96,14 @@ class Weighting:
             "crb_weight": self.crb_weight,
             "weighting": self.kind,
             "parameter_weights": dict(self.parameters),
-            "class_weights": {":".join(key) if isinstance(key, tuple) else key: w for key, w in self.classes.items()},
+            "class_weights": {_named(key): w for key, w in self.classes.items()},
         }
+
+
+def _named(key: Any) -> str:
+    """Return a class, or a parameter in a class, as it is written on the command line."""
+    return ":".join(key) if isinstance(key, tuple) else str(key)
+
+
+def _said(key: Any) -> str:
+    return repr(_named(key))

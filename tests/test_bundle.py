@@ -186,7 +186,7 @@ def test_stages_are_reported_to_their_end(tmp_path: Path) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
     plan = bundle.plan(REQUEST, str(tmp_path / "b"), force=False)
     plan.make(report=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)))
-    assert list(seen) == ["fingerprints", "dictionary"]
+    assert list(seen) == ["fingerprints", "losses", "dictionary"]
     for steps in seen.values():
         assert steps[0][0] == 0
         assert steps[-1][0] == steps[-1][1] > 0

@@ -62,6 +62,32 @@ def test_the_command_writes_the_files_and_says_what_to_take(folder: Path, capsys
     assert len(content()["convergence"]) == 3 * 2 * 4
 
 
+def test_weights_that_leave_nothing_are_refused_before_the_work(refused: Callable[..., str]) -> None:
+    none = [f"--class-weight={label}:{name}=0" for label in ("gm+wm", "fat", "csf") for name in ("T1", "T2")]
+    assert "are 0 for all of T1, T2 in gm+wm, fat, csf: nothing is left to choose a basis by" in refused(*SWEEP, *none)
+
+
+def test_signals_without_weight(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none = [f"--class-weight={label}:signal=0" for label in ("gm+wm", "fat", "csf")]
+    assert main([*SWEEP, "--crb-weights", "0.5,0.9", *none]) == 0
+    out = capsys.readouterr().out
+    assert "% of the CRB." in out
+    assert content()["recommended"]["energy_loss"] is None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_checkpoint_that_is_an_output(refused: Callable[..., str]) -> None:
+    for name, more in (("out", ()), ("out/sweep.json", ()), ("out/sweep.csv/x", ())):
+        assert f"--checkpoint {name} is one of the outputs" in refused(*SWEEP, "--checkpoint", name, *more)
+    converge = [word if word != "out" else "kept.2" for word in SWEEP]
+    assert "--checkpoint kept is one of the outputs" in refused(*converge, "--converge", "--checkpoint", "kept")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(refused: Callable[..., str]) -> None:
+    long = [word if word != "out" else "x" * 260 for word in SWEEP]
+    assert "the name is too long" in refused(*long, "--dry-run")
+
+
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = cli_case.listing(folder)
     assert main([*SWEEP, "--dry-run", "--checkpoint", "kept"]) == 0
@@ -124,11 +150,11 @@ SHARED: list[tuple[tuple[str, ...], str]] = [
     (("--rank", "0"), "--rank is 0"),
     (("--train", "2e4"), "--train is '2e4', expected grid or a number"),
     (("--train", "9" * 400), "expected grid or a number"),
-    (("--class-weight", "cfs:T1=0"), "class weight of ('cfs', 'T1'): unknown"),
+    (("--class-weight", "cfs:T1=0"), "class weight of 'cfs:T1': unknown"),
     (("--class-weight", "cfs:T1=0"), "(did you mean 'csf'?)"),
     (("--class-weight", "csf:T22=0"), "(did you mean 'T2'?)"),
     (("--class-weight", "csf"), "'csf', expected CLASS=W with a number; see 'crbsvd"),
-    (("--class-weight", "csf=nan"), "weight of 'csf' is nan, expected at least 0 and finite"),
+    (("--class-weight", "csf=nan"), "weight of 'csf' is nan, expected 0 to 1e+12"),
     (("--class-weight", "csf=-1"), "weight of 'csf' is -1.0"),
     (("--class-weight", ""), "'', expected CLASS=W with a number"),
     (("--parameter-weight", "T22=1"), "(did you mean 'T2'?)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,49 @@ def test_the_folder_of_a_living_run_is_left_alone(tmp_path: Path) -> None:
         write(tmp_path, "other")
         assert product.path(NAMES[0]).read_text() == "mine"
     assert state(tmp_path) == "other"
+
+
+@pytest.mark.parametrize("when", ["before the lock", "with the lock"])
+def test_a_folder_that_another_run_sweeps_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    lock, swept = files._lock, []
+
+    def late(folder: Path) -> int | None:
+        if swept:
+            return lock(folder)
+        swept.append(folder)
+        if when == "before the lock":
+            shutil.rmtree(folder)
+            return None
+        handle = lock(folder)
+        shutil.rmtree(folder)
+        return handle
+
+    monkeypatch.setattr(files, "_lock", late)
+    write(tmp_path)
+    assert state(tmp_path) == "new"
+    assert len(swept) == 1
+
+
+def test_of_two_runs_that_found_the_name_free_one_is_refused(tmp_path: Path) -> None:
+    with files.product(tmp_path / "p_0.5.json", NAMES, kind="test/1") as product:
+        for name in NAMES:
+            product.path(name).write_text("mine")
+        write(tmp_path, "other")
+        with pytest.raises(UserError, match=r"p_0.5.* exists already"):
+            product.commit({"text": "mine"})
+    assert state(tmp_path) == "other"
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "far" / "away" / "p.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file, expected a folder"):
+        files.check_writable(tmp_path / "file" / "p.json")
+    with pytest.raises(UserError, match="the name is too long"):
+        files.check_writable(tmp_path / ("x" * 250))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "[!x]"])

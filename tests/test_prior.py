@@ -217,7 +217,7 @@ UNIFORM = Uniform(0.1, 0.2)
         (lambda: Prior("p", (BRAIN.tissues[0],) * 2), "prior 'p' has 2 tissues 'wm'; rename all but one"),
         (lambda: Tissue("x", {"T1": UNIFORM}), "'x' has no n, which says how many values of T1 to draw; give it"),
         (lambda: Tissue("x", {"T1": UNIFORM}, n=0), "'x' has n = 0, expected at least 1 draw"),
-        (lambda: Tissue("x", {"T1": UNIFORM}, 0.0, n=1), "'x' has weight 0.0, expected a positive, finite number"),
+        (lambda: Tissue("x", {"T1": UNIFORM}, 0.0, n=1), "'x' has weight 0, expected above 0, to 1e.12"),
         (lambda: Tissue("x", {"T1": UNIFORM}, np.nan, n=1), "'x' has weight nan"),
         (lambda: Tissue("x", {"T1": UNIFORM}, n=5).theta(T1_T2), "'x' has no values of T2, which the model needs"),
         (lambda: Tissue("x", {"T1": UNIFORM, "R2": UNIFORM}, n=5).theta(T1_T2[:1]), "'x' varies R2, which the model"),

@@ -120,7 +120,7 @@ def test_settings_replace_a_table(tmp_path: Path) -> None:
         ("n = 400", "n = true", "n is True, expected a whole number"),
         ("n = 400", "n = 1000000000", "tissue 'wm' has 1000000000 atoms, expected at most 100000000"),
         ("n = 400", "", "tissue 'wm' has no n, which says how many values of T1 to draw"),
-        ("weight = 2", "weight = -2", "tissue 'wm' has weight -2.0, expected a positive"),
+        ("weight = 2", "weight = -2", "tissue 'wm' has weight -2, expected above 0"),
         ("weight = 2", 'weight = "2"', "tissue 'wm': weight: '2' is not a quantity, expected a plain number"),
         ("weight = 2", "weight = inf", "tissue 'wm' has weight inf"),
         ("B1 = 1\n", "", "tissue 'csf' has no B1, expected label, T1, T2, B1"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crbsvd_plugin import batches, threads, training
+from crbsvd_plugin.batches import BATCH
 from crbsvd_plugin.checkpoint import Checkpoint
 from crbsvd_plugin.cluster import Pool
 from crbsvd_plugin.fold import BasisAccumulator
@@ -178,8 +179,8 @@ def test_what_travels_to_a_worker_is_its_own_atoms(rng: np.random.Generator) -> 
             sent.append(len(pickle.dumps(merge)))
             return super().reduce(function, merge, items, **options)
 
-    Training(model=Chirp(9), atoms=[drawn(rng, "x", 3 * 2048, 3.0)]).run(pool=Spy())
-    # two batches of 2048 atoms of two numbers, one batch, and none; a few KB of names
+    Training(model=Chirp(9), atoms=[drawn(rng, "x", 3 * BATCH, 3.0)]).run(pool=Spy())
+    # two batches of atoms of two numbers, one batch, and none; a few KB of names
     assert len(sent) == 3
-    for size, n_atoms in zip(sent, (4096, 2048, 0), strict=True):
+    for size, n_atoms in zip(sent, (2 * BATCH, BATCH, 0), strict=True):
         assert 16 * n_atoms < size < 16 * n_atoms + 4000

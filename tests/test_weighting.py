@@ -57,7 +57,7 @@ def test_weights_are_recorded_as_plain_values() -> None:
         (0.3, {"parameters": {"T1": -1.0}}, r"weight of 'T1' is -1.0, expected 0 to 1e\+12"),
         (0.3, {"parameters": {"T1": float("nan")}}, "weight of 'T1' is nan"),
         (0.3, {"classes": {"fat": float("inf")}}, "weight of 'fat' is inf"),
-        (0.3, {"classes": {("fat", "T1"): -2.0}}, r"weight of \('fat', 'T1'\) is -2.0"),
+        (0.3, {"classes": {("fat", "T1"): -2.0}}, "weight of 'fat:T1' is -2.0"),
     ],
 )
 def test_weights_out_of_range(weight: float, options: dict[str, Any], match: str) -> None:

@@ -239,7 +239,8 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             for bar in bars.values():
                 bar.close()
             bars.clear()
-            bars[stage] = tqdm(total=total or None, desc=stage, disable=None, leave=False)
+            # standard error may be closed
+            bars[stage] = tqdm(total=total or None, desc=stage, disable=None if sys.stderr else True, leave=False)
         bars[stage].update(done - bars[stage].n)
 
     try:

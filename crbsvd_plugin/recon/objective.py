@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from . import Encoding
 
 
-def objective(
-    operator: Encoding, ksp: NDArray[Any], coeff: NDArray[Any], *, penalty: Penalty, lam: float
-) -> float:
+def objective(operator: Encoding, ksp: NDArray[Any], coeff: NDArray[Any], *, penalty: Penalty, lam: float) -> float:
     """Return 1/2 sum w |A c - y|^2 + lam R(c), summed in double precision.
 
     Parameters
