@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
-from .files import unwritable, with_suffix
+from .files import with_suffix
+from .staging import unwritable
 
 _DTYPE = np.dtype("<c8")
 _MAX_DIMS = 16

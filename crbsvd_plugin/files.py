@@ -4,40 +4,21 @@ A *product* is one or several files that make one thing (a basis is ``NAME.cfl``
 ``NAME.json``). They are written into a hidden staging folder beside their destination and
 renamed at the end, the JSON last: it lists the SHA-256 of the others and is the commit mark.
 
-The staging folder is locked while its process lives. A later run that finds an unlocked one
-sweeps it: a commit that had begun (the JSON is written) is finished, anything else is removed.
+See `staging` for what a killed run leaves, and what becomes of it.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import glob
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .interrupt import held
-
-_MARK = ".crbsvd-tmp-"
-_ATTEMPTS = 10
-_UNWRITABLE = {
-    errno.ENOSPC: "no space is left there",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than allowed there",
-    errno.EACCES: "writing there is not permitted",
-    errno.EPERM: "writing there is not permitted",
-    errno.EROFS: "the file system is read-only",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOTDIR: "a folder of that path is a file",
-}
+from .staging import move_all, refused, staging_folder, sweep, turn
 
 
 def with_suffix(name: str | Path, suffix: str) -> Path:
@@ -121,7 +102,7 @@ class Product:
         one; not those that were changed since: they are the user's now.
         """
         hashes = {name: sha256(self._staging / name) for name in self._names}
-        with _turn(self._sidecar.parent):
+        with turn(self._sidecar.parent):
             # another run may have been as fast
             _check_free(self._sidecar, self._names, kind=self._kind, force=self._force)
             self._commit(content, hashes)
@@ -130,7 +111,7 @@ class Product:
         text = json.dumps({"format": self._kind, **content, "files": hashes}, indent=1, allow_nan=False)
         (self._staging / (self._sidecar.name + ".part")).write_text(text + "\n", encoding="utf-8")
         os.replace(self._staging / (self._sidecar.name + ".part"), self._staging / self._sidecar.name)
-        _move_all(self._staging, self._sidecar)
+        move_all(self._staging, self._sidecar)
         for name in self._former.keys() - hashes.keys():
             path = self._sidecar.parent / Path(name).name
             if path.is_file() and sha256(path) == self._former[name]:
@@ -158,7 +139,7 @@ def product(sidecar: Path, names: list[str], *, kind: str, force: bool = False) 
         A file exists already, or the folder cannot be written.
     """
     check_free(sidecar, names, kind=kind, force=force)
-    with _staging_folder(sidecar) as staging:
+    with staging_folder(sidecar) as staging:
         yield Product(staging, sidecar, kind, force=force)
 
 
@@ -178,12 +159,12 @@ def single(path: Path, *, force: bool = False) -> Iterator[Path]:
     UserError
         The file exists already, or the folder cannot be written.
     """
-    _sweep(path)
+    sweep(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, expected the name of a file: choose another name")
     if path.exists() and not force:
         raise UserError(f"{path} exists already: choose another name, or say --force to replace it")
-    with _staging_folder(path) as staging:
+    with staging_folder(path) as staging:
         # under another name than its own, which would be taken for a commit mark
         part = staging / f"{path.name}.part"
         yield part
@@ -193,10 +174,10 @@ def single(path: Path, *, force: bool = False) -> Iterator[Path]:
 def check_free(sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:
     """Refuse names that are taken (with `force`: by files that are not of this product)."""
     try:
-        _sweep(sidecar)
+        sweep(sidecar)
         _check_free(sidecar, names, kind=kind, force=force)
     except OSError as error:
-        raise _refused(sidecar, error) from None
+        raise refused(sidecar, error) from None
 
 
 def check_writable(path: Path) -> None:
@@ -207,7 +188,7 @@ def check_writable(path: Path) -> None:
     UserError
         The folder cannot be made, or holds no new file.
     """
-    with _staging_folder(path) as staging:
+    with staging_folder(path) as staging:
         (staging / "x").touch()
 
 
@@ -230,120 +211,3 @@ def _members(sidecar: Path, kind: str) -> dict[str, str] | None:
     content = read_json(sidecar, "output") if sidecar.is_file() else {}
     members = content.get("files")
     return members if isinstance(members, dict) and content.get("format") == kind else None
-
-
-@contextmanager
-def _staging_folder(sidecar: Path) -> Iterator[Path]:
-    folder = sidecar.parent
-    # named before it is made, so that no moment is left at which Ctrl-C could orphan it
-    staging = folder / f".{sidecar.name}{_MARK}{secrets.token_hex(4)}"
-    lock: int | None = None
-    fresh: list[Path] = []
-    try:
-        fresh += [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            try:
-                for _ in range(_ATTEMPTS):
-                    staging.mkdir(mode=0o700, exist_ok=True)
-                    lock = _lock(staging)
-                    # between the two lines, another run may have swept it, or be about to
-                    if lock is not None and staging.exists():
-                        break
-                    if lock is not None:
-                        os.close(lock)
-                        lock = None
-                yield staging
-            finally:
-                with held():
-                    _finish(staging, sidecar)
-        finally:
-            # once more, for a Ctrl-C just before it was held
-            with held():
-                try:
-                    _finish(staging, sidecar)
-                finally:
-                    if lock is not None:
-                        os.close(lock)
-                    # of a failure nothing is left: the innermost folder first, as far as they are empty
-                    with suppress(OSError):
-                        for one in fresh:
-                            one.rmdir()
-    except FileExistsError:
-        raise UserError(f"{folder} is a file, expected a folder; choose another name") from None
-    except OSError as error:
-        raise _refused(sidecar, error) from None
-
-
-def _refused(sidecar: Path, error: OSError) -> Exception:
-    """Return what to raise: a message if it is about the place, else the error itself."""
-    reason = unwritable(error)
-    if reason is None:
-        return error
-    return UserError(f"cannot write {_named(sidecar)}: {reason}; free some or choose another place")
-
-
-def _named(path: Path) -> Path:
-    """Return what the user calls a product: its sidecar without the suffix of ours, or a single file as it is."""
-    return path.with_name(path.name.removesuffix(".json"))
-
-
-def unwritable(error: OSError) -> str | None:
-    """Return why the place cannot be written, in words, or None for any other error."""
-    if error.errno in _UNWRITABLE:
-        return _UNWRITABLE[error.errno]
-    # HDF5 reports the number of the system's error only in its text
-    text = str(error)
-    return next((why for code, why in _UNWRITABLE.items() if f"errno = {code}," in text), None)
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder for as long as this process lives; None if another one holds it."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None  # another user's, or gone in the meantime
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Let one run at a time rename its files in a folder, where the file system has locks."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _move_all(staging: Path, sidecar: Path) -> None:
-    names = [path.name for path in staging.iterdir() if path.name != sidecar.name]
-    for name in [*sorted(names), sidecar.name]:
-        os.replace(staging / name, sidecar.parent / name)
-
-
-def _finish(staging: Path, sidecar: Path) -> None:
-    """Finish a commit that has begun; without one, there is nothing to keep."""
-    if (staging / sidecar.name).is_file():
-        _move_all(staging, sidecar)
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sweep(sidecar: Path) -> None:
-    """Finish or remove what killed runs left behind for this product."""
-    # the name may hold what means something else in a pattern
-    for staging in sidecar.parent.glob(f"{glob.escape(f'.{sidecar.name}{_MARK}')}*"):
-        lock = _lock(staging)
-        if lock is None:
-            continue
-        try:
-            _finish(staging, sidecar)
-        finally:
-            os.close(lock)

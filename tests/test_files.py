@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crbsvd_plugin import files
+from crbsvd_plugin import files, staging
 from crbsvd_plugin.errors import UserError
 
 NAMES = ["p_0.5.cfl", "p_0.5.hdr"]
@@ -99,7 +99,7 @@ def test_the_folder_of_a_living_run_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_that_another_run_sweeps_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    lock, swept = files._lock, []
+    lock, swept = staging._lock, []
 
     def late(folder: Path) -> int | None:
         if swept:
@@ -112,7 +112,7 @@ def test_a_folder_that_another_run_sweeps_before_it_is_locked_is_made_again(
         shutil.rmtree(folder)
         return handle
 
-    monkeypatch.setattr(files, "_lock", late)
+    monkeypatch.setattr(staging, "_lock", late)
     write(tmp_path)
     assert state(tmp_path) == "new"
     assert len(swept) == 1
@@ -141,8 +141,7 @@ def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "[!x]"])
 def test_names_that_look_like_patterns(tmp_path: Path, name: str) -> None:
     for owner in (name, "a1", "ab"):
-        staging = tmp_path / f".{owner}.json{files._MARK}leftover"
-        staging.mkdir()
+        (tmp_path / f".{owner}.json{staging._MARK}leftover").mkdir()
     files.check_free(tmp_path / f"{name}.json", [], force=False, kind="test/1")
     left = {path.name.split(".json")[0] for path in tmp_path.iterdir()}
     assert left == {".a1", ".ab"}
@@ -266,9 +265,9 @@ def test_another_error_of_the_system_is_ours(tmp_path: Path) -> None:
 
 def test_a_failure_of_hdf5_is_understood() -> None:
     error = OSError("Unable to write (file write failed: errno = 28, error message = 'No space left on device')")
-    assert files.unwritable(error) == "no space is left there"
-    assert files.unwritable(OSError("errno = 281, ...")) is None
-    assert files.unwritable(OSError(2, "gone")) is None
+    assert staging.unwritable(error) == "no space is left there"
+    assert staging.unwritable(OSError("errno = 281, ...")) is None
+    assert staging.unwritable(OSError(2, "gone")) is None
 
 
 def test_sidecars_hold_no_nan(tmp_path: Path) -> None:

@@ -138,13 +138,22 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, sizes: tuple[int, int
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+WRITERS = ("files", "staging", "interrupt", "contextlib", "shutil")
+
+
 def interrupted(at: int, work: Callable[[], None]) -> bool:
     """Run something, with SIGINT before line number `at` of what it runs of the modules that write files."""
     n_lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         nonlocal n_lines
-        if Path(frame.f_code.co_filename).name not in ("files.py", "interrupt.py", "contextlib.py", "shutil.py"):
+        if Path(frame.f_code.co_filename).name not in (
+            "files.py",
+            "staging.py",
+            "interrupt.py",
+            "contextlib.py",
+            "shutil.py",
+        ):
             return None
         n_lines += event == "line"
         if n_lines == at + 1:
