@@ -145,13 +145,14 @@ class SubspaceOperator:
         """Return coefficient images (K, *X) of k-space (C, R, S): A^H W y; where weights are 0, any y."""
         ksp = self._checked(ksp, self.ksp_shape, "ksp")
         coeff = np.zeros(self.coeff_shape, self.dtype)
-        rows = self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale)
+        rows = np.ascontiguousarray(self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale))
+        strength = np.empty((self.rank, *self.ksp_shape[1:]), self.dtype)
         present = self.weights > 0
         plan = self._plan(1, self.shape, self.rank, **_SAMPLES[self.dtype])
         for sens, samples in zip(self.sens, ksp, strict=True):
             # what is missing may hold anything, NaN too
             weighted = np.multiply(self.weights, samples, out=np.zeros_like(samples), where=present)
-            strength = np.ascontiguousarray(rows * weighted)
+            np.multiply(rows, weighted, out=strength)
             image = plan.execute(strength.reshape(self.rank, -1))
             coeff += sens.conj() * image.reshape(self.coeff_shape)
         return coeff
