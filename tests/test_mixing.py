@@ -32,9 +32,3 @@ def test_every_point_has_its_matrix(
     mix(images, parts, first)
     # K products of numbers of order 1, and what is rounded of the matrices
     np.testing.assert_allclose(images, expected, rtol=0, atol=30 * rank * np.finfo(dtype).eps)
-
-
-def test_no_image_and_no_row(frozen: Callable[..., Array]) -> None:
-    parts = frozen(np.ones((1, 3, 4, 5), np.float32))
-    for shape in ((0, 2, 4, 5), (1, 2, 0, 5)):
-        mix(np.zeros(shape, np.complex64), parts, 0)
