@@ -296,7 +296,8 @@ def assess(
     """
     tally = Tally(model.parameters, [basis.phi], fisher=fisher)
     size = batch_size(model.n_frames, len(model.parameters))
-    progress = counted(report, "losses", prior.size(model.parameters))
-    for batch in iter_batches(model, prior, batch_size=size, progress=progress):
+    atoms = prior.atoms(model.parameters)
+    progress = counted(report, "losses", sum(len(part.theta) for part in atoms))
+    for batch in iter_batches(model, atoms, batch_size=size, progress=progress):
         tally.update(batch)
     return tally.means()

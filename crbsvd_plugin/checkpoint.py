@@ -13,7 +13,6 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
-from .files import single
+from .files import check_writable, single
 
 _NAME = b"crbsvd-checkpoint "
 _VERSION = 1
@@ -30,10 +29,6 @@ _DIGEST = 32
 _PREFIX = len(_MAGIC) + 8 + _DIGEST
 _KINDS = "biufc"  # bool, integers, real, complex: what is its own bytes and nothing else
 _REMEDY = "give another file or remove this one"
-
-
-class _Enough(Exception):
-    """Ends the writing of a file that is not wanted."""
 
 
 class Checkpoint:
@@ -88,9 +83,7 @@ class Checkpoint:
         UserError
             The place cannot be written.
         """
-        with suppress(_Enough), single(self.path, force=True) as part:
-            part.write_bytes(_MAGIC)
-            raise _Enough
+        check_writable(self.path)
 
     def save(self, state: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the file by this state and these arrays; if that fails, the former file stays.

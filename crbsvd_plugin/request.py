@@ -104,18 +104,18 @@ class Request:
     def check_free(self, sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:
         """Refuse outputs that are there already, that cannot be written, or that are the checkpoint too."""
         if self.checkpoint is not None:
-            kept = Path(self.checkpoint).resolve()
             outputs = {(sidecar.parent / name).resolve() for name in (sidecar.name, *names)}
-            # the folder too, where it is named by the user and the checkpoint is a file of that name
-            taken = {path for path in (kept, *map(Path, self.kept)) if path in outputs | {sidecar.parent.resolve()}}
-            if taken or outputs & set(kept.parents):
+            kept = {Path(name).resolve() for name in (self.checkpoint, *self.parts)}
+            # a file of the name of their folder, and a file below one of them, cannot be either
+            folders = {folder for path in kept for folder in path.parents}
+            if kept & (outputs | {sidecar.parent.resolve()}) or outputs & folders:
                 raise UserError(f"--checkpoint {self.checkpoint} is one of the outputs; give it another name")
         files.check_free(sidecar, names, kind=kind, force=force)
         files.check_writable(sidecar)
 
     @property
-    def kept(self) -> list[str]:
-        """The names of further files that are kept beside the checkpoint."""
+    def parts(self) -> list[str]:
+        """The names of checkpoints of parts of the fingerprints, where these are trained one after the other."""
         return []
 
     @contextmanager

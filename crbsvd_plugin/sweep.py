@@ -66,11 +66,11 @@ class Request(request.Request):
     converge: bool = False
 
     @property
-    def kept(self) -> list[str]:
-        """The names of the files of the parts of the fingerprints."""
+    def parts(self) -> list[str]:
+        """The names of checkpoints of the shares of the fingerprints."""
         if self.checkpoint is None or not self.converge:
             return []
-        return [str(Path(f"{self.checkpoint}.{i + 1}").resolve()) for i in range(len(_SHARES))]
+        return [f"{self.checkpoint}.{i + 1}" for i in range(len(_SHARES))]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Plan:
         rest, before = tuple(self.training.atoms), 0.0
         for i, share in enumerate(_SHARES):
             rest, part = split(rest, (share - before) / (1 - before)) if share < 1 else ((), rest)
-            name = None if asked.checkpoint is None else f"{asked.checkpoint}.{i + 1}"
+            name = asked.parts[i] if asked.parts else None
             found = replace(asked, checkpoint=name).run(asked.training(self.model, part), pool=pool, report=report)
             if before:
                 found.merge(accumulators[before])
