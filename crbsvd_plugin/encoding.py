@@ -18,6 +18,8 @@ from .kernel_cache import KernelCache
 from .toeplitz import Toeplitz, parts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
 _SINGLE, _DOUBLE = np.dtype(np.complex64), np.dtype(np.complex128)
@@ -133,29 +135,49 @@ class SubspaceOperator:
     def forward(self, coeff: NDArray[Any]) -> NDArray[Any]:
         """Return k-space (C, R, S) of coefficient images (K, *X); without the weights."""
         coeff = self._checked(coeff, self.coeff_shape, "coeff")
-        ksp = np.empty(self.ksp_shape, self.dtype)
+        ksp = np.zeros(self.ksp_shape, self.dtype)
         rows = self.phi.T[:, self.frame, None] * self._real.type(self._scale)
-        plan = self._plan(2, self.shape, self.rank, **_SAMPLES[self.dtype])
-        for sens, out in zip(self.sens, ksp, strict=True):
-            samples = plan.execute(np.ascontiguousarray(sens * coeff))
-            np.einsum("krs,kro->rs", samples.reshape(self.rank, *out.shape), rows, out=out)
+        images = np.zeros((self._batch, *self.shape), self.dtype)
+        plan = self._plan(2, self.shape, self._batch, **_SAMPLES[self.dtype])
+        for pairs in self._batches():
+            for (coil, k), image in zip(pairs, images, strict=False):
+                np.multiply(self.sens[coil], coeff[k], out=image)
+            samples = plan.execute(images).reshape(self._batch, *self.traj.shape[:2])
+            for (coil, k), part in zip(pairs, samples, strict=False):
+                part *= rows[k]
+                ksp[coil] += part
         return ksp
 
     def adjoint(self, ksp: NDArray[Any]) -> NDArray[Any]:
         """Return coefficient images (K, *X) of k-space (C, R, S): A^H W y; where weights are 0, any y."""
         ksp = self._checked(ksp, self.ksp_shape, "ksp")
         coeff = np.zeros(self.coeff_shape, self.dtype)
-        rows = np.ascontiguousarray(self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale))
-        strength = np.empty((self.rank, *self.ksp_shape[1:]), self.dtype)
+        rows = self.phi.conj().T[:, self.frame, None] * self._real.type(self._scale)
+        weighted = np.zeros(self.traj.shape[:2], self.dtype)
+        strengths = np.zeros((self._batch, *weighted.shape), self.dtype)
         present = self.weights > 0
-        plan = self._plan(1, self.shape, self.rank, **_SAMPLES[self.dtype])
-        for sens, samples in zip(self.sens, ksp, strict=True):
-            # what is missing may hold anything, NaN too
-            weighted = np.multiply(self.weights, samples, out=np.zeros_like(samples), where=present)
-            np.multiply(rows, weighted, out=strength)
-            image = plan.execute(strength.reshape(self.rank, -1))
-            coeff += sens.conj() * image.reshape(self.coeff_shape)
+        plan = self._plan(1, self.shape, self._batch, **_SAMPLES[self.dtype])
+        for pairs in self._batches():
+            for (coil, k), strength in zip(pairs, strengths, strict=False):
+                if k == 0:  # what is missing may hold anything, NaN too
+                    np.multiply(self.weights, ksp[coil], out=weighted, where=present)
+                np.multiply(rows[k], weighted, out=strength)
+            images = plan.execute(strengths.reshape(self._batch, -1)).reshape(self._batch, *self.shape)
+            for (coil, k), image in zip(pairs, images, strict=False):
+                image *= self.sens[coil].conj()
+                coeff[k] += image
         return coeff
+
+    @property
+    def _batch(self) -> int:
+        """Number of transforms of one call of FINUFFT: more than one a thread are not faster, but take memory."""
+        return min(threads.count(), self.rank * len(self.sens))
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the pairs of coil and coefficient, as many as go through one NUFFT; the last ones may be fewer."""
+        pairs = list(np.ndindex(len(self.sens), self.rank))
+        for start in range(0, len(pairs), self._batch):
+            yield pairs[start : start + self._batch]
 
     def normal(self, coeff: NDArray[Any]) -> NDArray[Any]:
         """Return A^H W A of coefficient images (K, *X), by convolution; see `toeplitz`."""

@@ -31,7 +31,7 @@ def conjugate_gradients(
     Parameters
     ----------
     normal : callable
-        x -> A^H W A x.
+        x -> A^H W A x, a new array.
     right : array
         A^H W y.
     lam : float
@@ -66,7 +66,7 @@ def conjugate_gradients(
             break
         applied = normal(direction)
         if lam:
-            applied = applied + weight * direction
+            applied += weight * direction
         curvature = float(np.vdot(direction, applied).real)
         size = _energy(direction)
         largest = max(largest, curvature / size)
@@ -78,7 +78,8 @@ def conjugate_gradients(
         x += step * direction
         residual -= step * applied
         before, energy = energy, _energy(residual)
-        direction = residual + right.real.dtype.type(energy / before) * direction
+        direction *= right.real.dtype.type(energy / before)
+        direction += residual
         if callback is not None:
             callback(iteration, x)
     return x

@@ -22,12 +22,19 @@ Tamir et al., doi 10.1002/mrm.26102; Zhang, Pauly and Levesque, doi 10.1002/mrm.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from .. import threads
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 class Blocks:
@@ -48,6 +55,7 @@ class Blocks:
 
     def __init__(self, shape: tuple[int, ...], block: int):
         self.shape = shape
+        self.block = block
         self.sizes = tuple(min(block, n) for n in shape)
 
     @property
@@ -57,17 +65,40 @@ class Blocks:
 
     def value_at(self, coeff: NDArray[Any], shift: tuple[int, ...]) -> float:
         """Return the sum of all singular values of the blocks that begin at `shift`."""
-        return float(np.linalg.svd(self._casorati(coeff, shift), compute_uv=False).sum())
+
+        def of_slab(slab: Blocks, rows: slice) -> float:
+            return float(np.linalg.svd(slab._casorati(coeff[:, rows], inner), compute_uv=False).sum())
+
+        inner = (0, *shift[1:])
+        return math.fsum(self._each_slab(of_slab, shift[0]))
 
     def prox_at(self, coeff: NDArray[Any], threshold: float, shift: tuple[int, ...]) -> NDArray[Any]:
         """Return images whose blocks have singular values max(sigma - threshold, 0)."""
-        matrices = self._casorati(coeff, shift)
-        squares, vectors = np.linalg.eigh(matrices.conj().swapaxes(1, 2) @ matrices)
-        sigma = np.sqrt(np.maximum(squares, 0))
-        kept = sigma > threshold
-        share = np.where(kept, 1 - threshold / np.where(kept, sigma, 1), 0)
-        factors = (vectors * share[:, None]) @ vectors.conj().swapaxes(1, 2)
-        return self._image(matrices @ factors, shift).astype(coeff.dtype)
+
+        def of_slab(slab: Blocks, rows: slice) -> None:
+            matrices = slab._casorati(coeff[:, rows], inner)
+            squares, vectors = np.linalg.eigh(matrices.conj().swapaxes(1, 2) @ matrices)
+            sigma = np.sqrt(np.maximum(squares, 0))
+            kept = sigma > threshold
+            share = np.where(kept, 1 - threshold / np.where(kept, sigma, 1), 0)
+            factors = (vectors * share[:, None]) @ vectors.conj().swapaxes(1, 2)
+            out[:, rows] = slab._image(matrices @ factors, inner)
+
+        inner, out = (0, *shift[1:]), np.empty_like(coeff)
+        self._each_slab(of_slab, shift[0])
+        return out
+
+    def _each_slab(self, function: Callable[[Blocks, slice], T], start: int) -> list[T]:
+        """Call a function for every row of blocks along the first image axis, and what it is of the image.
+
+        They are independent of each other, so as many as threads are in work, and in double precision, at a time.
+        """
+        n, size = self.shape[0], self.sizes[0]
+        edges = [*range(start % size, n, size), n] if n > size else [n]
+        rows = [slice(a, b) for a, b in pairwise([0, *edges]) if a < b]
+        slabs = [Blocks((here.stop - here.start, *self.shape[1:]), self.block) for here in rows]
+        with ThreadPoolExecutor(threads.count()) as pool:
+            return list(pool.map(function, slabs, rows))
 
     def _casorati(self, coeff: NDArray[Any], shift: tuple[int, ...]) -> NDArray[np.complex128]:
         """Return the blocks of images (K, *X) as (blocks, voxels of a block, K)."""
