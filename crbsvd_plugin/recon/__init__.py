@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
-    "Backend", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
+    "Backend", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct", "solve",
 ]  # fmt: skip
 
 Backend = Literal["native", "sigpy", "bart"]
@@ -123,20 +123,18 @@ def reconstruct(
     ValueError
         Shapes do not fit.
     """
-    if not 0 <= lam < np.inf:
-        raise UserError(f"lam is {lam}, expected at least 0")
-    if iterations < 1:
-        raise UserError(f"iterations is {iterations}, expected at least 1")
-    if not 0 <= tolerance < np.inf:
-        raise UserError(f"tolerance is {tolerance}, expected at least 0")
+    _check_numbers(lam=lam, iterations=iterations, tolerance=tolerance, scaling=scaling)
     if backend not in BACKENDS:
         raise UserError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
-    if scaling not in SCALINGS:
-        raise UserError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
     if start is not None and start.shape != operator.coeff_shape:
         raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
-    function = penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)
+    penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)  # refuses what it does not know
     solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend=backend)
+    if backend == "native":
+        return solve(
+            operator.normal, operator.adjoint(ksp), lam=lam, regulariser=regulariser, block=block, shift=shift,
+            scaling=scaling, solver=solver, iterations=iterations, tolerance=tolerance, start=start, callback=callback,
+        )  # fmt: skip
     if backend == "sigpy":
         if start is not None:
             raise UserError("sigpy begins with zero; leave start out, or take the backend native")
@@ -144,35 +142,95 @@ def reconstruct(
 
         # lam means the same in any scaling of the data: l2 is all that sigpy is given
         return sigpy_app.solve(operator, ksp, lam=lam, iterations=iterations, callback=callback)
-    if backend == "native" or scaling == "bart" or start is not None:
-        right = operator.adjoint(ksp)
-        if not np.isfinite(right).all():
-            raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
+    if scaling == "bart" or start is not None:
+        right = _finite(operator.adjoint(ksp))
         if scaling == "bart":
             lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
-    if backend == "bart":
-        from .bart_pics import pics
+    from .bart_pics import pics
 
-        step = 1.0
-        if solver == "fista":
-            step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
-            if start is not None:  # its iterations begin with the proximal map, ours with the gradient
-                start = start - step * (operator.normal(start) - right)
-        return np.asarray(
-            pics(
-                operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift,
-                step=step, start=start,
-            )
-        )  # fmt: skip
+    step = 1.0
+    if solver == "fista":
+        step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
+        if start is not None:  # its iterations begin with the proximal map, ours with the gradient
+            start = start - step * (operator.normal(start) - right)
+    return np.asarray(
+        pics(
+            operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift,
+            step=step, start=start,
+        )
+    )  # fmt: skip
+
+
+def solve(
+    normal: Callable[[NDArray[Any]], NDArray[Any]],
+    right: NDArray[Any],
+    *,
+    lam: float = 0.0,
+    regulariser: Regulariser = "l2",
+    block: int = 8,
+    shift: Shift = "random",
+    scaling: Scaling = "none",
+    solver: Solver | None = None,
+    iterations: int = 30,
+    tolerance: float = 0.0,
+    start: NDArray[Any] | None = None,
+    callback: Callable[[int, NDArray[Any]], object] | None = None,
+) -> NDArray[Any]:
+    """Return what `reconstruct` does natively, when its k-space is not needed any more.
+
+    Parameters
+    ----------
+    normal : callable
+        c -> A^H W A c, a new array.
+    right : complex array (K, *X)
+        A^H W y.
+    lam, regulariser, block, shift, scaling, solver, iterations, tolerance, start, callback
+        As for `reconstruct`.
+
+    Raises
+    ------
+    UserError
+        An option is out of range or options do not go together, or `right` is not finite.
+    """
+    _check_numbers(lam=lam, iterations=iterations, tolerance=tolerance, scaling=scaling)
+    function = penalty(regulariser, right.shape[1:], block=block, shift=shift)
+    solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend="native")
+    right = _finite(right)
+    if scaling == "bart":
+        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
     if solver == "cg":
         return conjugate_gradients(
-            operator.normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start, callback=callback
+            normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start, callback=callback
         )
-    solve = fista if solver == "fista" else admm
-    return solve(
-        operator.normal, right, penalty=function, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
+    method = fista if solver == "fista" else admm
+    return method(
+        normal, right, penalty=function, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
         callback=callback,
     )  # fmt: skip
+
+
+def _check_numbers(*, lam: float, iterations: int, tolerance: float, scaling: Scaling) -> None:
+    """Refuse numbers that are out of range, see `reconstruct`.
+
+    Raises
+    ------
+    UserError
+        One is.
+    """
+    if not 0 <= lam < np.inf:
+        raise UserError(f"lam is {lam}, expected at least 0")
+    if iterations < 1:
+        raise UserError(f"iterations is {iterations}, expected at least 1")
+    if not 0 <= tolerance < np.inf:
+        raise UserError(f"tolerance is {tolerance}, expected at least 0")
+    if scaling not in SCALINGS:
+        raise UserError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
+
+
+def _finite(right: NDArray[Any]) -> NDArray[Any]:
+    if not np.isfinite(right).all():
+        raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
+    return right
 
 
 def choose_solver(
