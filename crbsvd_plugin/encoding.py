@@ -18,7 +18,7 @@ from .kernel_cache import KernelCache
 from .toeplitz import Toeplitz, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -192,27 +192,32 @@ class SubspaceOperator:
         return Toeplitz(self._kernel_cache.get(facts, self._kernel), self.rank)
 
     def _kernel(self) -> NDArray[Any]:
-        # modeord: lag 0 at index 0, where the transform of the kernel wants it
-        plan = self._plan(1, tuple(2 * n for n in self.shape), 1, modeord=1, **_KERNEL[self.dtype])
+        modes = tuple(2 * n for n in self.shape)
 
-        def psf(strength: NDArray[Any], lags: NDArray[Any]) -> None:
-            strength *= self._real.type(self._scale**2)
-            plan.execute(strength.ravel(), out=lags)
+        def psf_of(rows: slice) -> Callable[[NDArray[Any], NDArray[Any]], object]:
+            # modeord: lag 0 at index 0, where the transform of the kernel wants it
+            plan = self._plan(1, modes, 1, rows=rows, modeord=1, **_KERNEL[self.dtype])
 
-        return parts_of(psf, self.phi, self.frame, self.weights, self.shape)
+            def psf(strength: NDArray[Any], lags: NDArray[Any]) -> None:
+                strength *= self._real.type(self._scale**2)
+                plan.execute(strength.ravel(), out=lags)
+
+            return psf
+
+        return parts_of(psf_of, self.phi, self.frame, self.weights, self.shape)
 
     def _plan(
-        self, kind: int, modes: tuple[int, ...], n_transforms: int, *, eps: float, upsampfac: float, modeord: int = 0
+        self, kind: int, modes: tuple[int, ...], n_transforms: int, *, rows: slice = slice(None), **options: Any
     ) -> Any:
-        """Plan a NUFFT of this trajectory between the samples and a grid of `modes`; not kept, for it is large."""
+        """Plan a NUFFT between the samples of some readouts and a grid of `modes`; not kept, for it is large."""
         import finufft
 
         plan = finufft.Plan(
-            kind, modes, n_trans=n_transforms, eps=eps, isign=1 if kind == 1 else -1, upsampfac=upsampfac,
-            modeord=modeord, dtype=self.dtype.name, nthreads=threads.count(),
+            kind, modes, n_trans=n_transforms, isign=1 if kind == 1 else -1, dtype=self.dtype.name,
+            nthreads=threads.count(), **options,
         )  # fmt: skip
         # one voxel is 1/n of the field of view, however many lags the grid holds
-        along = (self.traj[..., axis].ravel() for axis in range(len(self.shape)))
+        along = (self.traj[rows, :, axis].ravel() for axis in range(len(self.shape)))
         plan.setpts(
             *(
                 np.multiply(k, 2 * np.pi / n, dtype=np.float64).astype(self._real)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CACHE = 16 * 2**20  # bytes of a buffer that is gone through three times: what may stay in the last-level cache
+_SAMPLES = 256 * 2**20  # bytes of samples in work, where kernels are small
 _ROWS = 16  # of the last axis at a time, which stay in the first two
 
 
@@ -130,7 +131,7 @@ def _transform(array: NDArray[Any], axis: int, *, inverse: bool = False) -> None
 
 
 def parts_of(
-    psf: Callable[[NDArray[Any], NDArray[Any]], object],
+    psf_of: Callable[[slice], Callable[[NDArray[Any], NDArray[Any]], object]],
     phi: NDArray[Any],
     frame: NDArray[np.intp],
     weights: NDArray[Any],
@@ -140,9 +141,9 @@ def parts_of(
 
     Parameters
     ----------
-    psf : callable
-        Writes the adjoint NUFFT of complex sample strengths (R, S), scaled by 1/N, to a grid of lags
-        (2 n_1, 2 n_2, ...) that it is given: lag 0 at index 0, negative ones from index n on.
+    psf_of : callable
+        Gives, for some of the readouts, a function that writes the adjoint NUFFT of their complex sample strengths,
+        scaled by 1/N, to a grid of lags (2 n_1, 2 n_2, ...): lag 0 at index 0, negative ones from index n on.
     phi : array (T, K)
         Basis.
     frame : int array (R,)
@@ -167,10 +168,11 @@ def parts_of(
     Transformed kernels of a real basis are real, so two go through the NUFFT as the real and imaginary part of one.
     The last one goes alone, and shows whether they are real indeed.
 
-    Memory besides the kernel, for G = 2 n_1 2 n_2 ... lags, R S samples and b bytes of a complex number: b G for the
-    one grid of lags, which is transformed in place, and b R S for the strengths. FINUFFT adds its finer grid while it
-    works, 1.4 to 1.6 b u^ndim G (u = 1.25 in single and 2 in double precision; measured, its transform included),
-    and (ndim b / 2 + 8) R S for points and their order.
+    Memory besides the kernel, for G = 2 n_1 2 n_2 ... lags and b bytes of a complex number: b G for the one grid of
+    lags, which is transformed in place; FINUFFT adds its finer grid while it works, 1.4 to 1.6 b u^ndim G (u = 1.25 in
+    single and 2 in double precision; measured, its transform included). The strengths of a sample, its position and
+    its place in an order take ((1 + ndim / 2) b + 8) bytes. Kernels are sums over readouts, so these go in chunks of
+    at most `chunk_bytes` each.
     """
     from scipy import fft
 
@@ -178,26 +180,42 @@ def parts_of(
     pairs = [(k, other) for k in range(phi.shape[1]) for other in range(k, phi.shape[1])]
     found = np.zeros((1 if real else 2, len(pairs), *(2 * n for n in shape)), weights.dtype)
     lags = np.empty(found.shape[2:], np.result_type(weights.dtype, np.complex64))
+    step = max(1, chunk_bytes(found.nbytes) // (sample_bytes(len(shape), lags.itemsize) * max(1, weights.shape[1])))
+    for start in range(0, len(frame), step):
+        rows = slice(start, start + step)
+        psf, here = psf_of(rows), weights[rows]
+        factors = [(phi[:, k].conj() * phi[:, other])[frame[rows], None] for k, other in pairs]
 
-    def transformed(strength: NDArray[Any]) -> NDArray[Any]:
-        psf(strength.astype(lags.dtype)[:, None] * weights, lags)
-        for axis, n in enumerate(shape):
-            lags[(slice(None),) * axis + (n,)] = 0
-        return np.asarray(fft.fftn(lags, axes=axes, workers=threads.count(), overwrite_x=True))
+        def transformed(factor: NDArray[Any], psf: Any = psf, here: NDArray[Any] = here) -> NDArray[Any]:
+            psf(factor.astype(lags.dtype) * here, lags)
+            for axis, n in enumerate(shape):
+                lags[(slice(None),) * axis + (n,)] = 0
+            return np.asarray(fft.fftn(lags, axes=axes, workers=threads.count(), overwrite_x=True))
 
-    strengths = [(phi[:, k].conj() * phi[:, other])[frame] for k, other in pairs]
-    if not real:
-        for i, (k, other) in enumerate(pairs):
-            values = transformed(strengths[i])
-            # a diagonal one is Hermitian in the lags: what is imaginary is rounding
-            found[0, i], found[1, i] = values.real, values.imag if k != other else 0
-        return found
-    for i in range(0, len(pairs) - 2, 2):
-        values = transformed(strengths[i] + 1j * strengths[i + 1])
-        found[0, i], found[0, i + 1] = values.real, values.imag
-    for i in range((len(pairs) - 1) // 2 * 2, len(pairs)):
-        found[0, i] = _without_imaginary(transformed(strengths[i]))
+        if not real:
+            for i, (k, other) in enumerate(pairs):
+                values = transformed(factors[i])
+                found[0, i] += values.real
+                if k != other:  # a diagonal one is Hermitian in the lags: what is imaginary is rounding
+                    found[1, i] += values.imag
+            continue
+        for i in range(0, len(pairs) - 2, 2):
+            values = transformed(factors[i] + 1j * factors[i + 1])
+            found[0, i] += values.real
+            found[0, i + 1] += values.imag
+        for i in range((len(pairs) - 1) // 2 * 2, len(pairs)):
+            found[0, i] += _without_imaginary(transformed(factors[i]))
     return found
+
+
+def chunk_bytes(kernel: int) -> int:
+    """Return the bytes that samples may take at a time while a kernel of so many bytes is made."""
+    return max(_SAMPLES, kernel // 16)
+
+
+def sample_bytes(n_dims: int, b: int) -> int:
+    """Return the bytes that a sample takes while a kernel is made, for b of a complex number; see `parts_of`."""
+    return b + n_dims * b // 2 + 8
 
 
 def _without_imaginary(values: NDArray[Any]) -> NDArray[Any]:

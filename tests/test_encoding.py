@@ -180,22 +180,30 @@ def test_an_imaginary_part_that_must_not_be_is_a_defect() -> None:
         toeplitz._without_imaginary(values)
 
 
+@pytest.mark.parametrize("chunk", [7, 3])
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
-def test_two_kernels_of_a_real_basis_go_through_one_nufft(rng: np.random.Generator, rank: int) -> None:
+def test_two_kernels_of_a_real_basis_go_through_one_nufft(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, rank: int, chunk: int
+) -> None:
+    """Whether all readouts at once or a few at a time, as where samples are many."""
+    monkeypatch.setattr(toeplitz, "chunk_bytes", lambda _: chunk * 5 * toeplitz.sample_bytes(2, 16))
     shape, frame = (3, 4), np.arange(7)
     traj, phi, weights = rng.uniform(-2, 2, (7, 5, 2)), rng.standard_normal((7, rank)), rng.uniform(0, 1, (7, 5))
     lags = np.stack(np.meshgrid(*(np.fft.ifftshift(np.arange(-n, n)) for n in shape), indexing="ij"), axis=-1)
     phases = np.exp(2j * np.pi * np.tensordot(lags / shape, traj, axes=(-1, -1)))
     calls = []
 
-    def psf(strength: np.ndarray, out: np.ndarray) -> None:
-        calls.append(strength)
-        out[...] = np.tensordot(phases, strength, axes=2)
+    def psf_of(rows: slice) -> Callable[[np.ndarray, np.ndarray], None]:
+        def psf(strength: np.ndarray, out: np.ndarray) -> None:
+            calls.append(strength)
+            out[...] = np.tensordot(phases[:, :, rows], strength, axes=2)
 
-    parts = toeplitz.parts_of(psf, phi, frame, weights, shape)
+        return psf
+
+    parts = toeplitz.parts_of(psf_of, phi, frame, weights, shape)
     n_pairs = rank * (rank + 1) // 2
     # the last one or two go alone
-    assert len(calls) == {1: 1, 3: 2, 6: 4, 10: 6}[n_pairs]
+    assert len(calls) == {1: 1, 3: 2, 6: 4, 10: 6}[n_pairs] * math.ceil(7 / chunk)
     for i, (k, other) in enumerate(zip(*np.triu_indices(rank), strict=True)):
         kernel = np.tensordot(phases, (phi[:, k] * phi[:, other])[:, None] * weights, axes=2)
         kernel[shape[0]], kernel[:, shape[1]] = 0, 0
@@ -212,10 +220,10 @@ def test_one_grid_of_lags_is_all_that_kernels_need(rng: np.random.Generator, rea
         assert (strength.shape, strength.dtype, out.dtype) == (size, np.complex64, np.complex64)
         out[...] = 1
 
-    toeplitz.parts_of(psf, phi, np.arange(40), weights, shape)  # what is imported or planned once
+    toeplitz.parts_of(lambda _: psf, phi, np.arange(40), weights, shape)  # what is imported or planned once
     tracemalloc.start()
     try:
-        kernel = toeplitz.parts_of(psf, phi, np.arange(40), weights, shape)
+        kernel = toeplitz.parts_of(lambda _: psf, phi, np.arange(40), weights, shape)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
