@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +24,6 @@ from .errors import UserError
 from .fit.matching import match
 from .fit.result import Maps
 from .geometry import Geometry
-from .images import CoefficientImages
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from ismrmrd import Acquisition
     from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
+
+    from .cluster import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +141,14 @@ class Reconstruction:
 
 
 def reconstruct_stream(
-    header: ismrmrdHeader, items: Iterable[Acquisition], config: Config, *, report: Report | None = None
+    header: ismrmrdHeader,
+    items: Iterable[Acquisition],
+    config: Config,
+    *,
+    report: Report | None = None,
+    pool: Pool | None = None,
 ) -> Iterator[Reconstruction]:
-    """Reconstruct the groups of a stream, one after the other.
+    """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
     Prewhitening, coil compression, gradient delays, sensitivities from the data, subspace reconstruction, matching.
 
@@ -153,7 +161,9 @@ def reconstruct_stream(
     config : Config
         What to do.
     report : callable, optional
-        Told of the progress.
+        Told of the progress: of the stages of every group, or with a pool of the groups that are done.
+    pool : Pool, optional
+        Workers to spread the groups over, one thread each. The images are those of one thread here, bit for bit.
 
     Yields
     ------
@@ -166,26 +176,22 @@ def reconstruct_stream(
         The data, the basis and the config do not fit.
     """
     report = report or silent
-    _solver(config)  # before the data are read
-    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache)
+    chosen_solver(config)  # before the data are read
+    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder.absolute()
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
-    whiten = whitening(scan, noise_bandwidth(header) or 1.0)
-    for group in scan.groups:
-        group, ksp, calibration = calibrated(
-            group, mixed(group.ksp, whiten), basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays,
-            fov_shift=config.fov_shift, report=report,
-        )  # fmt: skip
-        coeff = _coefficients(group, ksp, basis, config, cache, report)
-        sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
-        logger.info(
-            "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
-            group.key, *ksp.shape, np.prod(group.shape), sigma,
-        )  # fmt: skip
-        maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
-        yield Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest, calibration)
+    one = partial(
+        _reconstructed, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
+        config=config, cache=cache,
+    )  # fmt: skip
+    if pool is None:
+        yield from map(partial(one, report=report), scan.groups)
+        return
+    if len(scan.groups) == 1:
+        logger.warning("raw data hold one image: workers spread several, this one takes one of them with one thread")
+    yield from pool.map(one, scan.groups, progress=counted(report, "images", len(scan.groups)))
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:
@@ -213,60 +219,47 @@ def fit(coeff: NDArray[Any], dictionary: Dictionary, *, mask_level: float, repor
     return maps
 
 
-def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages:
-    """Join the groups of a scan: slices along one axis, everything else along another.
-
-    Raises
-    ------
-    UserError
-        The groups differ in size, or are several slabs.
-    """
-    shapes = {result.coeff.shape for result in results}
-    if len(shapes) > 1:
-        raise UserError(f"groups have images of {sorted(shapes)}, expected one size; reconstruct them one by one")
-    slices = sorted({result.key.get("slice", 0) for result in results})
-    if len(slices) > 1 and results[0].coeff.ndim > 3:
-        raise UserError(f"raw data hold {len(slices)} volumes told apart by 'slice', expected one; split the file")
-    others = sorted({_without_slice(result.key) for result in results})
-    coeff = np.zeros((len(others), len(slices), *shapes.pop()), np.complex64)
-    place = {}
-    for result in results:
-        at = others.index(_without_slice(result.key)), slices.index(result.key.get("slice", 0))
-        coeff[at], place[at[1]] = result.coeff, result.geometry
-    if len(results) < coeff.shape[0] * coeff.shape[1]:
-        logger.warning(
-            "%d of %d images have no readouts and stay empty",
-            coeff.shape[0] * coeff.shape[1] - len(results),
-            coeff.shape[0] * coeff.shape[1],
-        )
-    step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
-    info = {
-        "backend": config.backend, "regulariser": config.regulariser, "lam": config.lam, "lam_scaling": config.scaling,
-        "block": config.block, "shift": config.shift, "solver": _solver(config), "iterations": config.iterations,
-        "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
-        "groups": [dict(key) for key in others], "slices": slices,
-        "calibration": [result.key | result.calibration for result in results if result.calibration],
-    }  # fmt: skip
-    return CoefficientImages(coeff, place[0], tuple(step), results[0].digest, info)
-
-
-def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple((name, value) for name, value in key.items() if name != "slice")
-
-
-def _solver(config: Config) -> Solver:
+def chosen_solver(config: Config) -> Solver:
+    """Return the solver that a config asks for; refuse options that do not go together."""
     return choose_solver(
         config.solver, regulariser=config.regulariser, shift=config.shift, tolerance=config.tolerance,
         backend=config.backend,
     )  # fmt: skip
 
 
+def _reconstructed(
+    group: Group,
+    *,
+    whiten: NDArray[Any] | None,
+    basis: Basis,
+    dictionary: Dictionary | None,
+    config: Config,
+    cache: Path | None,
+    report: Report = silent,
+) -> Reconstruction:
+    """Do one group from its readouts to its maps, here or on a worker: it knows no other group."""
+    group, ksp, calibration = calibrated(
+        group, mixed(group.ksp, whiten), basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays,
+        fov_shift=config.fov_shift, report=report,
+    )  # fmt: skip
+    coeff = _coefficients(group, ksp, basis, config, cache, report)
+    sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
+    logger.info(
+        "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
+        group.key, *ksp.shape, np.prod(group.shape), sigma,
+    )  # fmt: skip
+    maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
+    return Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest, calibration)
+
+
 def _coefficients(
-    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, cache: KernelCache | None, report: Report
+    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, cache: Path | None, report: Report
 ) -> NDArray[Any]:
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
-    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=cache)
+    # made again on a worker's machine
+    kernels = None if cache is None else KernelCache(cache)
+    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=kernels)
     report("reconstruction", 0, config.iterations)
     return reconstruct(
         operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,

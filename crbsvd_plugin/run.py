@@ -20,6 +20,7 @@ from .mrd_header import geometry_of
 from .pipeline import Config, Reconstruction
 from .progress import Report
 from .readouts import is_imaging
+from .volumes import gathered
 
 
 def config(**settings: Any) -> Config:
@@ -110,7 +111,7 @@ def _reconstructed(raw: str, config: Config, report: Report) -> tuple[Coefficien
         bart.find()  # before the data are read
     with open_raw(raw) as (header, items):
         results = list(pipeline.reconstruct_stream(header, items, config, report=report))
-    return pipeline.gathered(results, config), results
+    return gathered(results, config), results
 
 
 def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:

@@ -19,7 +19,8 @@ from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.images import CoefficientImages
-from crbsvd_plugin.pipeline import Config, Reconstruction, gathered, reconstruct_stream
+from crbsvd_plugin.pipeline import Config, Reconstruction, reconstruct_stream
+from crbsvd_plugin.volumes import gathered
 
 DELAYS = (0.5, -0.3, 0.1)  # along x, along y, coupling
 

@@ -20,9 +20,10 @@ from crbsvd_plugin.fit.matching import match
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.pipeline import Config, Reconstruction, gathered, reconstruct_stream
+from crbsvd_plugin.pipeline import Config, Reconstruction, reconstruct_stream
 from crbsvd_plugin.recon import reconstruct
 from crbsvd_plugin.trajectory import radial
+from crbsvd_plugin.volumes import gathered
 
 T, K, N, C = 6, 2, 16, 3
 # threads add in another order in every run, and sensitivities and CG amplify that
