@@ -58,22 +58,19 @@ def mixed(ksp: NDArray[Any], matrix: NDArray[Any] | None) -> NDArray[Any]:
 
 def calibrated(
     group: Group,
-    ksp: NDArray[Any],
     phi: NDArray[Any],
     *,
     virtual: float | None,
     gradient_delays: GradientDelays,
     fov_shift: FovShift,
     report: Report,
-) -> tuple[Group, NDArray[Any], dict[str, Any]]:
+) -> tuple[Group, dict[str, Any]]:
     """Return the group with its trajectory mended, its data centred and in virtual coils, and what was found.
 
     Parameters
     ----------
     group : Group
-        Trajectory and geometry.
-    ksp : complex array (C, R, S)
-        Its whitened data.
+        Whitened data, trajectory and geometry.
     phi : array (T, K)
         Basis.
     virtual : float, optional
@@ -88,16 +85,16 @@ def calibrated(
     found: dict[str, Any] = {}
     offset = group.offset if fov_shift == "header" else np.zeros(len(group.shape))
     if virtual is not None:
-        matrix, lost = compression_matrix(ksp, group.traj, coils=virtual, shape=group.shape)
+        matrix, lost = compression_matrix(group.ksp, group.traj, coils=virtual, shape=group.shape)
         logger.info(
             "image %s: %d virtual coils of %d, %.2g %% of the energy lost", group.key, *matrix.shape, 100 * lost
         )
-        ksp = mixed(ksp, matrix)
+        group = replace(group, ksp=mixed(group.ksp, matrix))
         found |= {"coils": len(matrix), "energy_lost": lost}
     if gradient_delays == "estimate":
         report("gradient delays", 0, 0)
         tensor = estimate_delays(
-            ksp, group.traj, frame=group.frame, phi=phi, shape=group.shape, fov=group.fov, offset=offset
+            group.ksp, group.traj, frame=group.frame, phi=phi, shape=group.shape, fov=group.fov, offset=offset
         )
         found["gradient_delays"] = named(tensor)
         told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
@@ -105,6 +102,6 @@ def calibrated(
         group = replace(group, traj=corrected(group.traj, tensor, fov=group.fov))
     if offset.any():
         # along the true trajectory
-        ksp = recentred(ksp, group.traj, offset)
+        group = replace(group, ksp=recentred(group.ksp, group.traj, offset))
         found["fov_shift"] = offset.tolist()
-    return group, ksp, found
+    return group, found

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 _SINGLE, _DOUBLE = np.dtype(np.complex64), np.dtype(np.complex128)
 # accuracy, and by how much the NUFFT's own grid is finer: where the spreading of samples takes the time, and ...
-_SAMPLES = {_SINGLE: {"eps": 1e-5, "upsampfac": 2.0}, _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0}}
+_SAMPLES: dict[Any, dict[str, Any]] = {
+    _SINGLE: {"eps": 1e-5, "upsampfac": 2.0},
+    _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0},
+}
 # ... for the kernels, whose grid is so large that its transforms do (1e-5 would need more than FINUFFT has there)
-_KERNEL = {_SINGLE: {"eps": 2e-5, "upsampfac": 1.25}, _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0}}
+_KERNEL: dict[Any, dict[str, Any]] = {
+    _SINGLE: {"eps": 2e-5, "upsampfac": 1.25},
+    _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0},
+}
 
 
 def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int) -> float:

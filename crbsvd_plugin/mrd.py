@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "geometry_of", "limits", "noise_bandwidth", "open_raw", "parse_header", "user_strings", "write_into", "write_raw",
+    "geometry_of", "limits", "noise_bandwidth", "open_raw", "parse_header", "read_heads", "user_strings", "write_into",
+    "write_raw",
 ]  # fmt: skip
 
 _GROUP = "dataset"
 _BLOCK_BYTES = 2**24
 _BLOCK_ROWS = 256
+_BLOCK_HEADS = 2**14
 
 
 @contextmanager
@@ -61,6 +63,42 @@ def open_raw(path: str | Path) -> Iterator[tuple[ismrmrdHeader, Iterator[Acquisi
     with file:
         xml, rows = _members(file, path)
         yield parse_header(xml, path.name), _acquisitions(rows, path)
+
+
+def read_heads(path: str | Path) -> tuple[ismrmrdHeader, NDArray[Any]]:
+    """Return the header of a raw data file and the heads of its readouts, without their samples.
+
+    Parameters
+    ----------
+    path : path
+        As for `open_raw`.
+
+    Returns
+    -------
+    header : ismrmrd.xsd.ismrmrdHeader
+        As `open_raw` gives it.
+    heads : structured array (R,)
+        Fields as in `ismrmrd.hdf5.acquisition_header_dtype`.
+
+    Raises
+    ------
+    UserError
+        As for `open_raw`.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        xml, rows = _members(file, path)
+        _check_heads(rows, path)
+        blocks = []
+        for start in range(0, len(rows), _BLOCK_HEADS):
+            try:
+                block = _heads(rows.fields("head")[start : start + _BLOCK_HEADS])
+            except OSError as error:
+                raise _damaged(path, start, error) from None
+            if not block["number_of_samples"].any():  # at once: a damaged table may say that it has billions
+                raise UserError(f"{path}: acquisition {start} and those after it hold no samples; write the file again")
+            blocks.append(block)
+        return parse_header(xml, path.name), np.concatenate(blocks)
 
 
 def write_raw(
@@ -162,32 +200,46 @@ def _own(group: h5py.Group, name: str, path: Path) -> Any:
 
 
 def _acquisitions(rows: h5py.Dataset, path: Path) -> Iterator[Acquisition]:
-    from ismrmrd.hdf5 import acquisition_header_dtype
-
-    missing = set(acquisition_header_dtype.names or ()) - set(rows.dtype["head"].names or ())
-    if missing:
-        raise UserError(f"{path}: the acquisition headers lack {', '.join(sorted(missing))}; expected MRD version 1")
+    _check_heads(rows, path)
     n_rows, start, step = len(rows), 0, 1
     while start < n_rows:
         try:
             block = rows[start : start + step]
         except OSError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: acquisition {start} or one soon after cannot be read ({reason})") from None
+            raise _damaged(path, start, error) from None
         yield from _unpacked(block, start, path)
         start += len(block)
         size = block["data"][0].nbytes + block["traj"][0].nbytes
         step = int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _BLOCK_ROWS))
 
 
-def _unpacked(block: NDArray[Any], start: int, path: Path) -> Iterator[Acquisition]:
-    from ismrmrd import Acquisition
+def _check_heads(rows: h5py.Dataset, path: Path) -> None:
     from ismrmrd.hdf5 import acquisition_header_dtype
 
-    # by name: files differ in the padding between the fields
-    heads = np.zeros(len(block), acquisition_header_dtype)
+    missing = set(acquisition_header_dtype.names or ()) - set(rows.dtype["head"].names or ())
+    if missing:
+        raise UserError(f"{path}: the acquisition headers lack {', '.join(sorted(missing))}; expected MRD version 1")
+
+
+def _heads(stored: NDArray[Any]) -> NDArray[Any]:
+    """Return heads in the layout of MRD; files differ in the padding between the fields."""
+    from ismrmrd.hdf5 import acquisition_header_dtype
+
+    heads = np.zeros(len(stored), acquisition_header_dtype)
     for name in acquisition_header_dtype.names or ():
-        heads[name] = block["head"][name]
+        heads[name] = stored[name]
+    return heads
+
+
+def _damaged(path: Path, start: int, error: OSError) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{path}: acquisition {start} or one soon after cannot be read ({reason})")
+
+
+def _unpacked(block: NDArray[Any], start: int, path: Path) -> Iterator[Acquisition]:
+    from ismrmrd import Acquisition
+
+    heads = _heads(block["head"])
     for number, (head, data, traj) in enumerate(zip(heads, block["data"], block["traj"], strict=True), start):
         n_samples, n_channels = int(head["number_of_samples"]), int(head["active_channels"])
         n_axes = int(head["trajectory_dimensions"])

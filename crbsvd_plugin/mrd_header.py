@@ -67,28 +67,38 @@ def parse_header(xml: bytes | str, name: str = "header") -> ismrmrdHeader:
 def geometry_of(header: ismrmrdHeader, acquisition: Acquisition) -> Geometry:
     """Return where the reconstructed image of a readout lies: size from the header, place from the readout.
 
-    The reconstruction space counts; where it is empty, the encoded space. Directions that are
-    all zero, as some writers leave them, mean an axial slice.
+    Directions that are all zero, as some writers leave them, mean an axial slice.
 
     Raises
     ------
     UserError
-        The header names no matrix size or field of view, or one that cannot be in millimetres.
+        As for `size_of`.
     """
-    index = acquisition.encoding_space_ref
-    if index >= len(header.encoding):
-        raise UserError(f"MRD header has {len(header.encoding)} encodings, the readouts ask for number {index}")
-    encoding = header.encoding[index]
-    sizes = [_space(space) for space in (encoding.reconSpace, encoding.encodedSpace)]
-    size = next((size for size in sizes if size is not None), None)
-    if size is None:
-        raise UserError("MRD header has neither matrixSize nor fieldOfView_mm, expected both in reconSpace; add them")
-    matrix, fov = size
+    matrix, fov = size_of(header, acquisition.encoding_space_ref)
     voxel = (fov[0] / matrix[0], fov[1] / matrix[1], fov[2] / matrix[2])
-    if max(fov) < 1.0:
-        raise UserError(f"MRD header: a field of view of {max(fov):.3g} mm looks like metres, expected millimetres")
     directions = [tuple(getattr(acquisition, name)) for name in ("read_dir", "phase_dir", "slice_dir")]
     return Geometry(matrix, voxel, tuple(acquisition.position), *(directions if np.any(directions) else ()))
+
+
+def size_of(header: ismrmrdHeader, encoding: int) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Return voxels and field of view [mm] of the images of an encoding, both (x, y, z).
+
+    The reconstruction space counts; where it is empty, the encoded space.
+
+    Raises
+    ------
+    UserError
+        The header has no such encoding, names no matrix size or field of view, or one that cannot be in millimetres.
+    """
+    if encoding >= len(header.encoding):
+        raise UserError(f"MRD header has {len(header.encoding)} encodings, the readouts ask for number {encoding}")
+    spaces = header.encoding[encoding].reconSpace, header.encoding[encoding].encodedSpace
+    size = next((size for size in map(_space, spaces) if size is not None), None)
+    if size is None:
+        raise UserError("MRD header has neither matrixSize nor fieldOfView_mm, expected both in reconSpace; add them")
+    if max(size[1]) < 1.0:
+        raise UserError(f"MRD header: a field of view of {max(size[1]):.3g} mm looks like metres, expected millimetres")
+    return size
 
 
 def limits(header: ismrmrdHeader, encoding: int = 0) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from .basis import Basis
 from .calibration import FovShift, GradientDelays, calibrated, mixed, whitening
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
-from .errors import UserError
 from .fit.matching import match
 from .fit.result import Maps
 from .geometry import Geometry
@@ -28,7 +27,7 @@ from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, collect
-from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
+from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct, solve
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -187,11 +186,12 @@ def reconstruct_stream(
         config=config, cache=cache,
     )  # fmt: skip
     if pool is None:
-        yield from map(partial(one, report=report), scan.groups)
+        yield from map(partial(one, report=report), _taken(scan.groups))
         return
-    if len(scan.groups) == 1:
+    n_images = len(scan.groups)
+    if n_images == 1:
         logger.warning("raw data hold one image: workers spread several, this one takes one of them with one thread")
-    yield from pool.map(one, scan.groups, progress=counted(report, "images", len(scan.groups)))
+    yield from pool.map(one, _taken(scan.groups), progress=counted(report, "images", n_images))
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:
@@ -227,8 +227,14 @@ def chosen_solver(config: Config) -> Solver:
     )  # fmt: skip
 
 
+def _taken(groups: list[Group]) -> Iterator[list[Group]]:
+    """Yield every group in a list of its own, and keep none: whoever empties that list has the only one."""
+    while groups:
+        yield [groups.pop(0)]
+
+
 def _reconstructed(
-    group: Group,
+    box: list[Group],
     *,
     whiten: NDArray[Any] | None,
     basis: Basis,
@@ -237,33 +243,49 @@ def _reconstructed(
     cache: Path | None,
     report: Report = silent,
 ) -> Reconstruction:
-    """Do one group from its readouts to its maps, here or on a worker: it knows no other group."""
-    group, ksp, calibration = calibrated(
-        group, mixed(group.ksp, whiten), basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays,
-        fov_shift=config.fov_shift, report=report,
+    """Do one group from its readouts to its maps, here or on a worker: it knows no other group.
+
+    Data are let go of as soon as they are not needed any more: they are as large as all the rest.
+    """
+    group = box.pop()
+    group = replace(group, ksp=mixed(group.ksp, whiten))
+    group, calibration = calibrated(
+        group, basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays, fov_shift=config.fov_shift,
+        report=report,
     )  # fmt: skip
-    coeff = _coefficients(group, ksp, basis, config, cache, report)
     sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
     logger.info(
         "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
-        group.key, *ksp.shape, np.prod(group.shape), sigma,
+        group.key, *group.ksp.shape, np.prod(group.shape), sigma,
     )  # fmt: skip
+    key, geometry = group.key, group.geometry
+    box.append(group)
+    del group
+    coeff = _coefficients(box, basis, config, cache, report)
     maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
-    return Reconstruction(group.key, coeff, group.geometry, sigma, maps, basis.digest, calibration)
+    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
 
 
-def _coefficients(
-    group: Group, ksp: NDArray[Any], basis: Basis, config: Config, cache: Path | None, report: Report
-) -> NDArray[Any]:
+def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report) -> NDArray[Any]:
+    group = box.pop()
     report("sensitivities", 0, 0)
-    sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
+    sens = coils.estimate_sensitivities(group.ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
     # made again on a worker's machine
     kernels = None if cache is None else KernelCache(cache)
     operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=kernels)
+    ksp = group.ksp
+    del group
     report("reconstruction", 0, config.iterations)
-    return reconstruct(
-        operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,
-        scaling=config.scaling, solver=config.solver, iterations=config.iterations, tolerance=config.tolerance,
-        backend=config.backend,
-        callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "lam": config.lam, "regulariser": config.regulariser, "block": config.block, "shift": config.shift,
+        "scaling": config.scaling, "solver": config.solver, "iterations": config.iterations,
+        "tolerance": config.tolerance,
+        "callback": lambda iteration, _: report("reconstruction", iteration, config.iterations),
+    }  # fmt: skip
+    if config.backend != "native":
+        return reconstruct(operator, ksp, backend=config.backend, **options)
+    right = operator.adjoint(ksp)
+    del ksp
+    normal = partial(operator.toeplitz.normal, sens=sens)
+    del operator
+    return solve(normal, right, **options)

@@ -180,9 +180,7 @@ def collect(
             key = tuple(getattr(item.idx, name) for name in roles.groups)
             imaging.setdefault(key, []).append(item)
     if not imaging:
-        raise UserError(
-            f"raw data hold no imaging readouts ({len(noise)} noise readouts), expected some to reconstruct"
-        )
+        raise UserError(_nothing(len(noise)))
     readouts = [item for group in imaging.values() for item in group]
     _check_frames(header, readouts, roles.frame, n_frames)
     _check_roles(readouts, roles)
@@ -205,6 +203,25 @@ def collect(
 def is_imaging(item: Acquisition) -> bool:
     """Return whether a readout is part of an image; noise scans, navigators, dummies and the like are not."""
     return not any(item.is_flag_set(flag) for flag in (_NOISE_FLAG, *_OTHER_FLAGS))
+
+
+def imaging(heads: NDArray[Any]) -> NDArray[Any]:
+    """Return the heads of those readouts that are part of an image, as `is_imaging` says.
+
+    Raises
+    ------
+    UserError
+        None is.
+    """
+    mask = sum(1 << (flag - 1) for flag in (_NOISE_FLAG, *_OTHER_FLAGS))
+    kept: NDArray[Any] = heads[(heads["flags"] & np.uint64(mask)) == 0]
+    if not len(kept):
+        raise UserError(_nothing(len(heads)))
+    return kept
+
+
+def _nothing(n_noise: int) -> str:
+    return f"raw data hold no imaging readouts ({n_noise} noise readouts), expected some to reconstruct"
 
 
 def _noise_samples(noise: list[Acquisition]) -> NDArray[Any] | None:

@@ -20,6 +20,7 @@ from . import common
     help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.",
 )
 @common.reading_options
+@click.option("--dry-run", is_flag=True, help="Print shapes, memory and the same in BART; make nothing.")
 @common.force
 @common.verb
 def command(
@@ -28,12 +29,18 @@ def command(
     name: str,
     output: str,
     settings: dict[str, Any],
+    dry_run: bool,
     force: bool,
 ) -> None:
     """Reconstruct the coefficient images of the raw data RAW (ISMRMRD .h5) in the basis NAME."""
     from .. import run
 
     config = run.config(basis=name, fit=False, **settings)
+    if dry_run:
+        from ..forecast import forecast
+
+        click.echo(forecast(raw, config).text())
+        return
     with common.stages() as report:
         images = run.recon(raw, config, output, force=force, report=report)
     click.echo(f"{output}: {images.rank} coefficients, {' x '.join(map(str, images.geometry.shape))} voxels")

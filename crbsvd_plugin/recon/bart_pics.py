@@ -40,7 +40,7 @@ from ..threads import count
 from . import bart_grid
 from .bart_files import BASIS, COEFF, KSP, PATTERN, SENS, START, TRAJ, Readouts, check, columns, export
 from .penalty import Regulariser, Shift, penalty
-from .scaling import llr_width
+from .scaling import Scaling, llr_width
 
 if TYPE_CHECKING:
     from . import Encoding
@@ -53,7 +53,8 @@ def pics_command(
     regulariser: Regulariser = "l2",
     block: int = 8,
     shift: Shift = "none",
-    step: float = 1.0,
+    step: float | None = 1.0,
+    own_scaling: bool = False,
     start: bool = False,
     cartesian: bool = False,
 ) -> list[str]:
@@ -67,8 +68,10 @@ def pics_command(
         Largest number of iterations.
     regulariser, block, shift
         As in `reconstruct`. BART solves l2 by conjugate gradients, the others by FISTA.
-    step : float
-        Step of FISTA, at most 1 / largest eigenvalue of A^H W A.
+    step : float, optional
+        Step of FISTA, at most 1 / largest eigenvalue of A^H W A; None: BART finds it.
+    own_scaling : bool
+        Leave the scaling of the data, on which the meaning of `lam` depends, to BART.
     start : bool
         Begin with the images of the file `start`.
     cartesian : bool
@@ -91,10 +94,41 @@ def pics_command(
         blocks = ["-b", str(block)] if regulariser == "llr" else []
         # random shifts are its default, which overlapping blocks must do without
         places = {"none": ["-n"], "random": [], "overlap": ["-n", "-N"]}[shift]
-        terms = ["-R", term, *blocks, *places, "-s", f"{step:.9g}"]
+        terms = ["-R", term, *blocks, *places, *(["-e"] if step is None else ["-s", f"{step:.9g}"])]
     first = ["-W", START] if start else []
+    unscaled = [] if own_scaling else ["-w", "1"]
     files = [*([] if cartesian else ["-t", TRAJ]), "-p", PATTERN, "-B", BASIS, KSP, SENS, COEFF]
-    return ["bart", "pics", *terms, "-i", str(iterations), "-w", "1", *first, *files]
+    return ["bart", "pics", *terms, "-i", str(iterations), *unscaled, *first, *files]
+
+
+def command_like(
+    shape: tuple[int, ...],
+    rank: int,
+    *,
+    lam: float,
+    iterations: int,
+    regulariser: Regulariser,
+    block: int,
+    shift: Shift,
+    scaling: Scaling,
+) -> list[str]:
+    """Return the command line that does what `reconstruct` does with these options, as far as BART can.
+
+    Parameters
+    ----------
+    shape, rank
+        Image size X and number of coefficients K.
+    lam, iterations, regulariser, block, shift, scaling
+        As for `reconstruct`.
+    """
+    width = 1.0
+    if regulariser == "llr" and scaling == "none":
+        overlap = shift == "overlap"
+        width = llr_width(_padded(shape, block, overlap=overlap)[0], rank, block, overlap=overlap)
+    return pics_command(
+        lam=lam / width, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=None,
+        own_scaling=scaling == "bart",
+    )  # fmt: skip
 
 
 def pics(
