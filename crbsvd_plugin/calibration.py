@@ -14,6 +14,7 @@ import numpy as np
 from . import coils
 from .compression import compression_matrix
 from .delays import corrected, estimate_delays, named
+from .errors import UserError
 from .progress import Report
 from .readouts import Group, Scan
 from .trajectory import recentred
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 FovShift = Literal["off", "header"]
 GradientDelays = Literal["off", "estimate"]
+
+# sums of squares of so small and so large samples are still numbers in single precision
+_RANGE = (1e-12, 1e12)
 
 
 def whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
@@ -52,7 +56,8 @@ def mixed(ksp: NDArray[Any], matrix: NDArray[Any] | None) -> NDArray[Any]:
     """Return k-space (N, R, S) whose coils are combinations (N, C) of those given (C, R, S); None: as they are."""
     if matrix is None:
         return ksp
-    flat = matrix.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a number is refused where all are looked at
+        flat = matrix.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
     return flat.reshape(len(matrix), *ksp.shape[1:])
 
 
@@ -84,7 +89,20 @@ def calibrated(
         header: the data are centred on the isocentre, move them to where the header has the image.
     report : callable
         Told of the progress.
+
+    Raises
+    ------
+    UserError
+        A coil holds only zeros, or the data are too small or too large for single precision; or a step finds nothing
+        to calibrate with.
     """
+    coils.refuse_silent(group.ksp, "raw data")
+    largest = float(np.abs(ksp).max())
+    if not _RANGE[0] <= largest <= _RANGE[1]:
+        raise UserError(
+            f"raw data reach {largest:.3g} after prewhitening, expected {_RANGE[0]:g} to {_RANGE[1]:g}, as single "
+            "precision demands: look for a wrong sample, or scale data and noise scan"
+        )
     found: dict[str, Any] = {}
     offset = group.offset if fov_shift == "header" else np.zeros(len(group.shape))
     if virtual is not None:

@@ -27,7 +27,9 @@ _SAMPLES = {_SINGLE: {"eps": 1e-5, "upsampfac": 2.0}, _DOUBLE: {"eps": 1e-10, "u
 _KERNEL = {_SINGLE: {"eps": 2e-5, "upsampfac": 1.25}, _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0}}
 
 
-def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int) -> float:
+def coefficient_noise(
+    traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int, weights: NDArray[Any] | None = None
+) -> float:
     """Return the noise of a coefficient for unit noise in k-space, per real component.
 
     sigma_coeff = sigma sqrt(T n_voxels / n_samples per coil) g, with sigma = 1 and g = 1.
@@ -40,8 +42,11 @@ def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: i
         Image size X.
     n_frames : int
         Number of frames T.
+    weights : array (R, S), optional
+        Weights of the samples; 0: missing.
     """
-    return float(np.sqrt(n_frames * np.prod(shape) / np.prod(traj.shape[:2])))
+    n_samples = np.prod(traj.shape[:2]) if weights is None else np.count_nonzero(weights)
+    return float(np.sqrt(n_frames * np.prod(shape) / n_samples))
 
 
 class SubspaceOperator:

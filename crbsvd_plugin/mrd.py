@@ -59,7 +59,8 @@ def open_raw(path: str | Path) -> Iterator[tuple[ismrmrdHeader, Iterator[Acquisi
     path = Path(path)
     file = _open(path)
     with file:
-        xml, rows = _members(file, path)
+        with _damage_told(f"{path} is damaged"):
+            xml, rows = _members(file, path)
         yield parse_header(xml, path.name), _acquisitions(rows, path)
 
 
@@ -122,11 +123,18 @@ def _open(path: Path) -> h5py.File:
         raise UserError(f"{path} cannot be opened ({error.strerror}); check its permissions") from None
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is not an HDF5 file, expected an MRD file (.h5)")
-    try:
+    with _damage_told(f"{path} cannot be read as HDF5, probably it is incomplete"):
         return h5py.File(path, "r")
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as HDF5, probably it is incomplete ({reason}); copy it again") from None
+
+
+@contextmanager
+def _damage_told(what: str) -> Iterator[None]:
+    """Turn what h5py raises where a file is damaged into a message that begins with `what`."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).strip("'\"").split())
+        raise UserError(f"{what} ({reason}); copy it again") from None
 
 
 def _members(file: h5py.File, path: Path) -> tuple[bytes, h5py.Dataset]:
@@ -142,7 +150,8 @@ def _members(file: h5py.File, path: Path) -> tuple[bytes, h5py.Dataset]:
     if not isinstance(rows, h5py.Dataset) or set(rows.dtype.names or ()) != {"head", "traj", "data"}:
         raise UserError(f"{path}: 'data' is no table of MRD acquisitions (head, traj, data), expected raw data")
     document = _own(group, "xml", path)
-    xml = np.ravel(document[()])[0] if isinstance(document, h5py.Dataset) and document.size else None
+    # one text, however many there are said to be
+    xml = document[(0,) * document.ndim] if isinstance(document, h5py.Dataset) and document.size else None
     if not isinstance(xml, bytes | str):
         raise UserError(f"{path}: 'xml' is no text, expected the MRD header")
     return xml.encode() if isinstance(xml, str) else xml, rows
@@ -169,11 +178,8 @@ def _acquisitions(rows: h5py.Dataset, path: Path) -> Iterator[Acquisition]:
         raise UserError(f"{path}: the acquisition headers lack {', '.join(sorted(missing))}; expected MRD version 1")
     n_rows, start, step = len(rows), 0, 1
     while start < n_rows:
-        try:
+        with _damage_told(f"{path}: acquisition {start} or one soon after cannot be read"):
             block = rows[start : start + step]
-        except OSError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: acquisition {start} or one soon after cannot be read ({reason})") from None
         yield from _unpacked(block, start, path)
         start += len(block)
         size = block["data"][0].nbytes + block["traj"][0].nbytes

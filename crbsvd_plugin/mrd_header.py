@@ -73,7 +73,7 @@ def geometry_of(header: ismrmrdHeader, acquisition: Acquisition) -> Geometry:
     Raises
     ------
     UserError
-        The header names no matrix size or field of view, or one that cannot be in millimetres.
+        The header names no matrix size or field of view, or one that is no positive number or cannot be in millimetres.
     """
     index = acquisition.encoding_space_ref
     if index >= len(header.encoding):
@@ -182,8 +182,12 @@ def _lenient(cls: type, values: dict[str, Any]) -> Any:
 def _space(space: Any) -> tuple[tuple[int, int, int], tuple[float, float, float]] | None:
     """Return matrix and field of view (x, y, z) of an encoding space, or None if it does not tell them."""
     matrix, fov = getattr(space, "matrixSize", None), getattr(space, "fieldOfView_mm", None)
-    numbers = [getattr(part, axis, None) for part in (matrix, fov) for axis in "xyz"]
-    n_x, n_y, n_z, x, y, z = (n if isinstance(n, int | float) and n > 0 else 0 for n in numbers)
-    if not all((n_x, n_y, n_z, x, y, z)):
+    numbers = [getattr(part, axis, None) or 0 for part in (matrix, fov) for axis in "xyz"]
+    if not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+        raise UserError(
+            f"MRD header has a matrix or field of view of {numbers}, expected positive numbers; mend the header"
+        )
+    n_x, n_y, n_z, x, y, z = numbers
+    if not all(numbers):
         return None
     return (int(n_x), int(n_y), int(n_z)), (float(x), float(y), float(z))

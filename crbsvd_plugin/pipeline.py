@@ -49,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame, shots, groups
         Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
     traj_units : str
-        Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
+        Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
         off, or header: the data are centred on the isocentre, move them to where the header has the image. Only for
         data in which neither the scanner nor another program has done that.
@@ -179,7 +179,7 @@ def reconstruct_stream(
             fov_shift=config.fov_shift, report=report,
         )  # fmt: skip
         coeff = _coefficients(group, ksp, basis, config, cache, report)
-        sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
+        sigma = 0.0 if whiten is None else _noise(group, basis)
         logger.info(
             "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
             group.key, *ksp.shape, np.prod(group.shape), sigma,
@@ -261,12 +261,18 @@ def _solver(config: Config) -> Solver:
     )  # fmt: skip
 
 
+def _noise(group: Group, basis: Basis) -> float:
+    return coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames, weights=group.weights)
+
+
 def _coefficients(
     group: Group, ksp: NDArray[Any], basis: Basis, config: Config, cache: KernelCache | None, report: Report
 ) -> NDArray[Any]:
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
-    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=cache)
+    operator = SubspaceOperator(
+        group.traj, frame=group.frame, phi=basis.phi, sens=sens, weights=group.weights, kernel_cache=cache
+    )
     report("reconstruction", 0, config.iterations)
     return reconstruct(
         operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,

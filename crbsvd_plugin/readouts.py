@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from .errors import UserError
 from .geometry import Geometry
 from .mrd_header import geometry_of, limits
-from .trajectory import to_cycles_per_fov
+from .trajectory import to_cycles_per_fov, within
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -96,6 +96,8 @@ class Group:
         Frame of every readout.
     geometry : Geometry
         Where the image lies.
+    weights : array (R, S) or None
+        0 for samples beyond the edge of k-space, 1 for the others; None: there are no such samples.
     """
 
     key: dict[str, int]
@@ -103,6 +105,7 @@ class Group:
     traj: NDArray[np.float64]
     frame: NDArray[np.intp]
     geometry: Geometry
+    weights: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,6 +180,8 @@ def collect(
         if item.is_flag_set(_NOISE_FLAG):
             noise.append(item)
         elif is_imaging(item):
+            if not item.data.size:  # at once: of a damaged table there may be billions
+                raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
             key = tuple(getattr(item.idx, name) for name in roles.groups)
             imaging.setdefault(key, []).append(item)
     if not imaging:
@@ -270,10 +275,11 @@ def _stacked(
             f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {geometry.shape}): "
             "expected as many, further ones being zero"
         )
-    shape = geometry.shape[:n_dims][::-1]
-    positions = to_cycles_per_fov(traj[..., n_dims - 1 :: -1], units=traj_units, shape=shape)
     frame = np.array([getattr(item.idx, counter) for item in items], dtype=np.intp)
-    return Group(key, ksp, positions, frame, geometry)
+    group = Group(key, ksp, traj[..., n_dims - 1 :: -1], frame, geometry)
+    positions = to_cycles_per_fov(group.traj, units=traj_units, shape=group.shape, fov=group.fov)
+    inside = within(positions, group.shape)
+    return replace(group, traj=positions, weights=None if inside.all() else inside.astype(np.float32))
 
 
 def _without(items: list[Acquisition]) -> int:
