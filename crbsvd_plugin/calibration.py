@@ -14,6 +14,7 @@ import numpy as np
 from . import coils
 from .compression import compression_matrix
 from .delays import corrected, estimate_delays, named
+from .errors import UserError
 from .progress import Report
 from .readouts import Group, Scan
 from .trajectory import recentred
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 FovShift = Literal["off", "header"]
 GradientDelays = Literal["off", "estimate"]
+
+# sums of squares of so small and so large samples are still numbers in single precision
+_RANGE = (1e-12, 1e12)
+_CHUNK = 1 << 22  # samples that are mixed at a time
 
 
 def whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
@@ -48,12 +53,19 @@ def whitening(scan: Scan, bandwidth: float) -> NDArray[Any] | None:
     return whiten
 
 
-def mixed(ksp: NDArray[Any], matrix: NDArray[Any] | None) -> NDArray[Any]:
-    """Return k-space (N, R, S) whose coils are combinations (N, C) of those given (C, R, S); None: as they are."""
-    if matrix is None:
-        return ksp
-    flat = matrix.astype(np.complex64) @ ksp.reshape(len(ksp), -1)
-    return flat.reshape(len(matrix), *ksp.shape[1:])
+def mixed(ksp: NDArray[Any], matrix: NDArray[Any], *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return k-space (N, R, S) whose coils are combinations (N, C) of those given (C, R, S).
+
+    `out` may be k-space itself, if N = C: some readouts are mixed at a time.
+    """
+    out = np.empty((len(matrix), *ksp.shape[1:]), ksp.dtype) if out is None else out
+    step = max(1, _CHUNK // max(1, ksp[:, :1].size))
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a number is refused where all are looked at
+        for start in range(0, ksp.shape[1], step):
+            part = ksp[:, start : start + step]
+            values = matrix.astype(ksp.dtype) @ part.reshape(len(part), -1)
+            out[:, start : start + step] = values.reshape(len(matrix), *part.shape[1:])
+    return out
 
 
 def calibrated(
@@ -81,7 +93,18 @@ def calibrated(
         header: the data are centred on the isocentre, move them to where the header has the image.
     report : callable
         Told of the progress.
+
+    Raises
+    ------
+    UserError
+        The data are too small or too large for single precision, or a step finds nothing to calibrate with.
     """
+    largest = max(float(np.abs(coil).max()) for coil in group.ksp)
+    if not _RANGE[0] <= largest <= _RANGE[1]:
+        raise UserError(
+            f"raw data reach {largest:.3g} after prewhitening, expected {_RANGE[0]:g} to {_RANGE[1]:g}, as single "
+            "precision demands: look for a wrong sample, or scale data and noise scan"
+        )
     found: dict[str, Any] = {}
     offset = group.offset if fov_shift == "header" else np.zeros(len(group.shape))
     if virtual is not None:

@@ -36,8 +36,9 @@ def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
     Raises
     ------
     UserError
-        There are fewer samples than two per coil, a value is not finite, or a coil is dead.
+        There are fewer samples than two per coil, a value is not finite, or a coil is dead or the same as another.
     """
+    refuse_silent(noise, "noise scan")
     noise = np.asarray(noise, dtype=np.complex128)
     n_coils, n_samples = noise.shape
     if n_samples < 2 * n_coils:
@@ -49,10 +50,28 @@ def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
     correlation = scaled @ scaled.conj().T / (2 * n_samples)
     # the factorisation would also go through with what rounding leaves of a zero
     if np.linalg.eigvalsh(correlation)[0] < _SINGULAR:
-        raise UserError("noise covariance is singular: a coil is dead or two are the same; leave them out")
+        raise UserError("noise covariance is singular: two coils or more hold the same; leave them out")
     from scipy.linalg import solve_triangular
 
     return np.asarray(solve_triangular(np.linalg.cholesky(correlation), np.diag(1 / sigma), lower=True))
+
+
+def refuse_silent(samples: NDArray[Any], what: str) -> None:
+    """Refuse samples (C, ...) in which a coil holds only zeros, or all of them do; `what` is their name in messages.
+
+    Raises
+    ------
+    UserError
+        There is such a coil; the message names it.
+    """
+    silent = np.flatnonzero(~np.any(samples, axis=tuple(range(1, samples.ndim))))
+    if len(silent) == len(samples):
+        raise UserError(f"{what}: all samples are zero, expected data; write the file again")
+    if len(silent):
+        raise UserError(
+            f"{what}: coil {silent[0]} holds only zeros ({len(silent)} of {len(samples)} coils do); "
+            "write the file without it"
+        )
 
 
 def estimate_sensitivities(
@@ -86,9 +105,7 @@ def estimate_sensitivities(
     UserError
         A coil holds only zeros, or no sample lies in the centre of k-space.
     """
-    silent = np.flatnonzero(~np.any(ksp, axis=(1, 2)))
-    if len(silent):
-        raise UserError(f"coil {silent[0]} holds only zeros ({len(silent)} of {len(ksp)} coils); leave it out")
+    refuse_silent(ksp, "raw data")
     images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=shape, weights=weights)
     maps = _espirit(images, tuple(min(_MAP_SIZE[len(shape)], n) for n in shape))
     full = _resized(maps, shape)

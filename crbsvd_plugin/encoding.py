@@ -35,7 +35,9 @@ _KERNEL: dict[Any, dict[str, Any]] = {
 }
 
 
-def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int) -> float:
+def coefficient_noise(
+    traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: int, weights: NDArray[Any] | None = None
+) -> float:
     """Return the noise of a coefficient for unit noise in k-space, per real component.
 
     sigma_coeff = sigma sqrt(T n_voxels / n_samples per coil) g, with sigma = 1 and g = 1.
@@ -48,8 +50,11 @@ def coefficient_noise(traj: NDArray[Any], shape: tuple[int, ...], *, n_frames: i
         Image size X.
     n_frames : int
         Number of frames T.
+    weights : array (R, S), optional
+        Weights of the samples; 0: missing.
     """
-    return float(np.sqrt(n_frames * np.prod(shape) / np.prod(traj.shape[:2])))
+    n_samples = np.prod(traj.shape[:2]) if weights is None else np.count_nonzero(weights)
+    return float(np.sqrt(n_frames * np.prod(shape) / n_samples))
 
 
 class SubspaceOperator:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import threads
 from .basis import Basis
+from .errors import UserError
 from .footprint import GIB, IMPORTS, Problem
 from .memory import available
-from .mrd import read_heads
+from .mrd import open_raw
 from .mrd_header import size_of
 from .pipeline import Config, chosen_solver
-from .readouts import Roles, imaging
+from .readouts import Roles, is_imaging
 from .recon.bart_pics import command_like
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from ismrmrd import AcquisitionHeader
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Forecast:
 
 
 def forecast(raw: str, config: Config) -> Forecast:
-    """Return what the reconstruction of a raw data file takes; its samples are not read.
+    """Return what the reconstruction of a raw data file takes; its readouts are gone through once, and not kept.
 
     Raises
     ------
@@ -85,30 +86,29 @@ def forecast(raw: str, config: Config) -> Forecast:
     """
     full = Basis.load(config.basis)
     basis = full if config.rank is None else full.truncate(config.rank)
-    header, heads = read_heads(raw)
     roles = Roles.named(config.frame, config.shots, config.groups)
-    heads = imaging(heads)
-    keys = (
-        np.stack([heads["idx"][name] for name in roles.groups], axis=1) if roles.groups else np.zeros((len(heads), 0))
-    )
-    groups, members = np.unique(keys, axis=0, return_inverse=True)
-    problems = {}
-    for number, key in enumerate(groups):
-        here = heads[members.ravel() == number]
-        matrix, _ = size_of(header, int(here["encoding_space_ref"][0]))
-        problems[tuple(int(value) for value in key)] = _problem(here, matrix, basis, config, len(groups))
+    groups: dict[tuple[int, ...], list[AcquisitionHeader]] = {}
+    with open_raw(raw) as (header, items):
+        for item in filter(is_imaging, items):
+            groups.setdefault(tuple(getattr(item.idx, name) for name in roles.groups), []).append(item.getHead())
+        if not groups:
+            raise UserError(f"{raw} holds no imaging readouts, expected some to reconstruct")
+        sizes = {key: size_of(header, heads[0].encoding_space_ref)[0] for key, heads in groups.items()}
+    problems = {key: _problem(groups[key], sizes[key], basis, config, len(groups)) for key in sorted(groups)}
     return Forecast(problems, basis.n_frames, config)
 
 
-def _problem(heads: NDArray[Any], matrix: tuple[int, int, int], basis: Basis, config: Config, n_images: int) -> Problem:
-    n_receivers = int(heads["active_channels"].max())
-    kept = heads["number_of_samples"].astype(int) - heads["discard_pre"] - heads["discard_post"]
+def _problem(
+    heads: list[AcquisitionHeader], matrix: tuple[int, int, int], basis: Basis, config: Config, n_images: int
+) -> Problem:
+    n_receivers = max(head.active_channels for head in heads)
+    n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
     # a share of the energy may need all of them
     virtual = n_receivers if config.coils is None or config.coils < 1 else min(int(config.coils), n_receivers)
     return Problem(
-        shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads),
-        n_samples=int(kept.max()), n_receivers=n_receivers, n_coils=virtual, rank=basis.rank,
-        real=bool(np.isrealobj(basis.phi)), solver=chosen_solver(config), n_threads=threads.count(), n_images=n_images,
+        shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads), n_samples=n_samples,
+        n_receivers=n_receivers, n_coils=virtual, rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
+        solver=chosen_solver(config), n_threads=threads.count(), n_images=n_images,
     )  # fmt: skip
 
 

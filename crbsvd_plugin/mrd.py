@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "geometry_of", "limits", "noise_bandwidth", "open_raw", "parse_header", "read_heads", "user_strings", "write_into",
-    "write_raw",
+    "geometry_of", "limits", "noise_bandwidth", "open_raw", "parse_header", "user_strings", "write_into", "write_raw",
 ]  # fmt: skip
 
 _GROUP = "dataset"
 _BLOCK_BYTES = 2**24
 _BLOCK_ROWS = 256
-_BLOCK_HEADS = 2**14
 
 
 @contextmanager
@@ -61,44 +59,9 @@ def open_raw(path: str | Path) -> Iterator[tuple[ismrmrdHeader, Iterator[Acquisi
     path = Path(path)
     file = _open(path)
     with file:
-        xml, rows = _members(file, path)
+        with _damage_told(f"{path} is damaged"):
+            xml, rows = _members(file, path)
         yield parse_header(xml, path.name), _acquisitions(rows, path)
-
-
-def read_heads(path: str | Path) -> tuple[ismrmrdHeader, NDArray[Any]]:
-    """Return the header of a raw data file and the heads of its readouts, without their samples.
-
-    Parameters
-    ----------
-    path : path
-        As for `open_raw`.
-
-    Returns
-    -------
-    header : ismrmrd.xsd.ismrmrdHeader
-        As `open_raw` gives it.
-    heads : structured array (R,)
-        Fields as in `ismrmrd.hdf5.acquisition_header_dtype`.
-
-    Raises
-    ------
-    UserError
-        As for `open_raw`.
-    """
-    path = Path(path)
-    with _open(path) as file:
-        xml, rows = _members(file, path)
-        _check_heads(rows, path)
-        blocks = []
-        for start in range(0, len(rows), _BLOCK_HEADS):
-            try:
-                block = _heads(rows.fields("head")[start : start + _BLOCK_HEADS])
-            except OSError as error:
-                raise _damaged(path, start, error) from None
-            if not block["number_of_samples"].any():  # at once: a damaged table may say that it has billions
-                raise UserError(f"{path}: acquisition {start} and those after it hold no samples; write the file again")
-            blocks.append(block)
-        return parse_header(xml, path.name), np.concatenate(blocks)
 
 
 def write_raw(
@@ -160,11 +123,18 @@ def _open(path: Path) -> h5py.File:
         raise UserError(f"{path} cannot be opened ({error.strerror}); check its permissions") from None
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is not an HDF5 file, expected an MRD file (.h5)")
-    try:
+    with _damage_told(f"{path} cannot be read as HDF5, probably it is incomplete"):
         return h5py.File(path, "r")
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as HDF5, probably it is incomplete ({reason}); copy it again") from None
+
+
+@contextmanager
+def _damage_told(what: str) -> Iterator[None]:
+    """Turn what h5py raises where a file is damaged into a message that begins with `what`."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).strip("'\"").split())
+        raise UserError(f"{what} ({reason}); copy it again") from None
 
 
 def _members(file: h5py.File, path: Path) -> tuple[bytes, h5py.Dataset]:
@@ -180,7 +150,8 @@ def _members(file: h5py.File, path: Path) -> tuple[bytes, h5py.Dataset]:
     if not isinstance(rows, h5py.Dataset) or set(rows.dtype.names or ()) != {"head", "traj", "data"}:
         raise UserError(f"{path}: 'data' is no table of MRD acquisitions (head, traj, data), expected raw data")
     document = _own(group, "xml", path)
-    xml = np.ravel(document[()])[0] if isinstance(document, h5py.Dataset) and document.size else None
+    # one text, however many there are said to be
+    xml = document[(0,) * document.ndim] if isinstance(document, h5py.Dataset) and document.size else None
     if not isinstance(xml, bytes | str):
         raise UserError(f"{path}: 'xml' is no text, expected the MRD header")
     return xml.encode() if isinstance(xml, str) else xml, rows
@@ -200,46 +171,29 @@ def _own(group: h5py.Group, name: str, path: Path) -> Any:
 
 
 def _acquisitions(rows: h5py.Dataset, path: Path) -> Iterator[Acquisition]:
-    _check_heads(rows, path)
+    from ismrmrd.hdf5 import acquisition_header_dtype
+
+    missing = set(acquisition_header_dtype.names or ()) - set(rows.dtype["head"].names or ())
+    if missing:
+        raise UserError(f"{path}: the acquisition headers lack {', '.join(sorted(missing))}; expected MRD version 1")
     n_rows, start, step = len(rows), 0, 1
     while start < n_rows:
-        try:
+        with _damage_told(f"{path}: acquisition {start} or one soon after cannot be read"):
             block = rows[start : start + step]
-        except OSError as error:
-            raise _damaged(path, start, error) from None
         yield from _unpacked(block, start, path)
         start += len(block)
         size = block["data"][0].nbytes + block["traj"][0].nbytes
         step = int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _BLOCK_ROWS))
 
 
-def _check_heads(rows: h5py.Dataset, path: Path) -> None:
-    from ismrmrd.hdf5 import acquisition_header_dtype
-
-    missing = set(acquisition_header_dtype.names or ()) - set(rows.dtype["head"].names or ())
-    if missing:
-        raise UserError(f"{path}: the acquisition headers lack {', '.join(sorted(missing))}; expected MRD version 1")
-
-
-def _heads(stored: NDArray[Any]) -> NDArray[Any]:
-    """Return heads in the layout of MRD; files differ in the padding between the fields."""
-    from ismrmrd.hdf5 import acquisition_header_dtype
-
-    heads = np.zeros(len(stored), acquisition_header_dtype)
-    for name in acquisition_header_dtype.names or ():
-        heads[name] = stored[name]
-    return heads
-
-
-def _damaged(path: Path, start: int, error: OSError) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(f"{path}: acquisition {start} or one soon after cannot be read ({reason})")
-
-
 def _unpacked(block: NDArray[Any], start: int, path: Path) -> Iterator[Acquisition]:
     from ismrmrd import Acquisition
+    from ismrmrd.hdf5 import acquisition_header_dtype
 
-    heads = _heads(block["head"])
+    # by name: files differ in the padding between the fields
+    heads = np.zeros(len(block), acquisition_header_dtype)
+    for name in acquisition_header_dtype.names or ():
+        heads[name] = block["head"][name]
     for number, (head, data, traj) in enumerate(zip(heads, block["data"], block["traj"], strict=True), start):
         n_samples, n_channels = int(head["number_of_samples"]), int(head["active_channels"])
         n_axes = int(head["trajectory_dimensions"])

@@ -14,7 +14,7 @@ from .errors import UserError
 from .geometry import Geometry
 
 if TYPE_CHECKING:
-    from ismrmrd import Acquisition
+    from ismrmrd import Acquisition, AcquisitionHeader
     from ismrmrd.xsd import ismrmrdHeader
 
 TRAJECTORY_UNIT = "trajectory_unit"
@@ -64,7 +64,7 @@ def parse_header(xml: bytes | str, name: str = "header") -> ismrmrdHeader:
     return header
 
 
-def geometry_of(header: ismrmrdHeader, acquisition: Acquisition) -> Geometry:
+def geometry_of(header: ismrmrdHeader, acquisition: Acquisition | AcquisitionHeader) -> Geometry:
     """Return where the reconstructed image of a readout lies: size from the header, place from the readout.
 
     Directions that are all zero, as some writers leave them, mean an axial slice.
@@ -192,8 +192,12 @@ def _lenient(cls: type, values: dict[str, Any]) -> Any:
 def _space(space: Any) -> tuple[tuple[int, int, int], tuple[float, float, float]] | None:
     """Return matrix and field of view (x, y, z) of an encoding space, or None if it does not tell them."""
     matrix, fov = getattr(space, "matrixSize", None), getattr(space, "fieldOfView_mm", None)
-    numbers = [getattr(part, axis, None) for part in (matrix, fov) for axis in "xyz"]
-    n_x, n_y, n_z, x, y, z = (n if isinstance(n, int | float) and n > 0 else 0 for n in numbers)
-    if not all((n_x, n_y, n_z, x, y, z)):
+    numbers = [getattr(part, axis, None) or 0 for part in (matrix, fov) for axis in "xyz"]
+    if not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+        raise UserError(
+            f"MRD header has a matrix or field of view of {numbers}, expected positive numbers; mend the header"
+        )
+    n_x, n_y, n_z, x, y, z = numbers
+    if not all(numbers):
         return None
     return (int(n_x), int(n_y), int(n_z)), (float(x), float(y), float(z))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame, shots, groups
         Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
     traj_units : str
-        Unit of the trajectories: cycles/fov, cycles/pixel or rad/pixel.
+        Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
         off, or header: the data are centred on the isocentre, move them to where the header has the image. Only for
         data in which neither the scanner nor another program has done that.
@@ -248,12 +248,14 @@ def _reconstructed(
     Data are let go of as soon as they are not needed any more: they are as large as all the rest.
     """
     group = box.pop()
-    group = replace(group, ksp=mixed(group.ksp, whiten))
+    coils.refuse_silent(group.ksp, "raw data")
+    if whiten is not None:
+        mixed(group.ksp, whiten, out=group.ksp)  # nobody else has them
     group, calibration = calibrated(
         group, basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays, fov_shift=config.fov_shift,
         report=report,
     )  # fmt: skip
-    sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)
+    sigma = 0.0 if whiten is None else _noise(group, basis)
     logger.info(
         "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
         group.key, *group.ksp.shape, np.prod(group.shape), sigma,
@@ -266,13 +268,19 @@ def _reconstructed(
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
 
 
+def _noise(group: Group, basis: Basis) -> float:
+    return coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames, weights=group.weights)
+
+
 def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report) -> NDArray[Any]:
     group = box.pop()
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(group.ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
     # made again on a worker's machine
     kernels = None if cache is None else KernelCache(cache)
-    operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=kernels)
+    operator = SubspaceOperator(
+        group.traj, frame=group.frame, phi=basis.phi, sens=sens, weights=group.weights, kernel_cache=kernels
+    )
     ksp = group.ksp
     del group
     report("reconstruction", 0, config.iterations)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import UserError
 from .geometry import Geometry
+from .memory import available
 from .mrd_header import geometry_of, limits
-from .trajectory import to_cycles_per_fov
+from .stack import BLOCK_BYTES, Stack
+from .trajectory import to_cycles_per_fov, within
 
 if TYPE_CHECKING:
-    from ismrmrd import Acquisition
+    from ismrmrd import Acquisition, AcquisitionHeader
     from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
 
@@ -96,6 +98,8 @@ class Group:
         Frame of every readout.
     geometry : Geometry
         Where the image lies.
+    weights : array (R, S) or None
+        0 for samples beyond the edge of k-space, 1 for the others; None: there are no such samples.
     """
 
     key: dict[str, int]
@@ -103,6 +107,7 @@ class Group:
     traj: NDArray[np.float64]
     frame: NDArray[np.intp]
     geometry: Geometry
+    weights: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,26 +177,30 @@ def collect(
         samples are not finite.
     """
     noise: list[Acquisition] = []
-    imaging: dict[tuple[int, ...], list[Acquisition]] = {}
+    imaging: dict[tuple[int, ...], _Readouts] = {}
     for item in items:
         if item.is_flag_set(_NOISE_FLAG):
             noise.append(item)
         elif is_imaging(item):
+            if not item.data.size:  # at once: of a damaged table there may be billions
+                raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
             key = tuple(getattr(item.idx, name) for name in roles.groups)
-            imaging.setdefault(key, []).append(item)
+            imaging.setdefault(key, _Readouts()).append(item)
     if not imaging:
-        raise UserError(_nothing(len(noise)))
-    readouts = [item for group in imaging.values() for item in group]
-    _check_frames(header, readouts, roles.frame, n_frames)
-    _check_roles(readouts, roles)
+        raise UserError(
+            f"raw data hold no imaging readouts ({len(noise)} noise readouts), expected some to reconstruct"
+        )
+    heads = [head for group in imaging.values() for head in group.heads]
+    _check_frames(header, heads, roles.frame, n_frames)
+    _check_roles(heads, roles)
     scan = Scan(
         _noise_samples(noise),
         float(noise[0].sample_time_us) if noise else 0.0,
-        float(readouts[0].sample_time_us),
+        float(heads[0].sample_time_us),
     )
     for key in sorted(imaging):
         named = dict(zip(roles.groups, key, strict=True))
-        scan.groups.append(_stacked(header, imaging[key], named, roles.frame, traj_units))
+        scan.groups.append(_group(header, imaging.pop(key), named, roles.frame, traj_units))
     coils = {len(group.ksp) for group in scan.groups} | ({len(scan.noise)} if scan.noise is not None else set())
     if len(coils) > 1:
         raise UserError(
@@ -200,28 +209,31 @@ def collect(
     return scan
 
 
+class _Readouts:
+    """The readouts of one image, as they come."""
+
+    def __init__(self) -> None:
+        self.heads: list[AcquisitionHeader] = []
+        self.ksp = Stack(np.complex64)
+        self.traj = Stack(np.float32)
+
+    def append(self, item: Acquisition) -> None:
+        kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
+        self.heads.append(item.getHead())
+        grown = self.ksp.append(item.data[:, kept])
+        if item.traj.size:
+            self.traj.append(item.traj[kept])
+        left = available() if grown else None
+        if left is not None and left < 2 * BLOCK_BYTES:
+            raise UserError(
+                f"readout {item.scan_counter} does not fit into memory any more, {left / 2**20:.0f} MiB are left; "
+                "reconstruct fewer slices or repetitions at a time, or take a larger machine"
+            )
+
+
 def is_imaging(item: Acquisition) -> bool:
     """Return whether a readout is part of an image; noise scans, navigators, dummies and the like are not."""
     return not any(item.is_flag_set(flag) for flag in (_NOISE_FLAG, *_OTHER_FLAGS))
-
-
-def imaging(heads: NDArray[Any]) -> NDArray[Any]:
-    """Return the heads of those readouts that are part of an image, as `is_imaging` says.
-
-    Raises
-    ------
-    UserError
-        None is.
-    """
-    mask = sum(1 << (flag - 1) for flag in (_NOISE_FLAG, *_OTHER_FLAGS))
-    kept: NDArray[Any] = heads[(heads["flags"] & np.uint64(mask)) == 0]
-    if not len(kept):
-        raise UserError(_nothing(len(heads)))
-    return kept
-
-
-def _nothing(n_noise: int) -> str:
-    return f"raw data hold no imaging readouts ({n_noise} noise readouts), expected some to reconstruct"
 
 
 def _noise_samples(noise: list[Acquisition]) -> NDArray[Any] | None:
@@ -231,7 +243,7 @@ def _noise_samples(noise: list[Acquisition]) -> NDArray[Any] | None:
     return np.concatenate([item.data for item in noise], axis=1) if noise else None
 
 
-def _check_frames(header: ismrmrdHeader, readouts: list[Acquisition], counter: str, n_frames: int) -> None:
+def _check_frames(header: ismrmrdHeader, readouts: list[AcquisitionHeader], counter: str, n_frames: int) -> None:
     largest = max(getattr(item.idx, counter) for item in readouts)
     # readouts say "encode" where the header says "encoding"
     told = limits(header, readouts[0].encoding_space_ref).get(counter.replace("encode", "encoding"))
@@ -245,7 +257,7 @@ def _check_frames(header: ismrmrdHeader, readouts: list[Acquisition], counter: s
         logger.warning("raw data have readouts of %d frames only, the basis has %d", n_data, n_frames)
 
 
-def _check_roles(readouts: list[Acquisition], roles: Roles) -> None:
+def _check_roles(readouts: list[AcquisitionHeader], roles: Roles) -> None:
     for counter in COUNTERS:
         if counter not in (roles.frame, *roles.shots, *roles.groups):
             values = {getattr(item.idx, counter) for item in readouts}
@@ -256,50 +268,41 @@ def _check_roles(readouts: list[Acquisition], roles: Roles) -> None:
                 )
 
 
-def _stacked(
-    header: ismrmrdHeader, items: list[Acquisition], key: dict[str, int], counter: str, traj_units: str
-) -> Group:
-    geometry = geometry_of(header, items[len(items) // 2])
-    ksp_parts, traj_parts = [], []
-    for item in items:
-        kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
-        if item.traj.size == 0:
-            raise UserError(
-                f"readout {item.scan_counter} has no trajectory (and {_without(items)} of {len(items)} readouts): "
-                "write the sample positions into the raw file"
-            )
-        ksp_parts.append(item.data[:, kept])
-        traj_parts.append(item.traj[kept])
-    shapes = sorted({part.shape for part in ksp_parts})
+def _group(header: ismrmrdHeader, readouts: _Readouts, key: dict[str, int], counter: str, traj_units: str) -> Group:
+    heads = readouts.heads
+    geometry = geometry_of(header, heads[len(heads) // 2])
+    without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
+    if without:
+        raise UserError(
+            f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
+            "write the sample positions into the raw file"
+        )
+    shapes = sorted(readouts.ksp.shapes)
     if len(shapes) > 1:
         raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
     if min(shapes[0]) < 1:
         raise UserError(f"readouts have {shapes[0]} coils and samples without those to discard, expected some")
-    axes = sorted({part.shape[1] for part in traj_parts})
+    axes = sorted({shape[1] for shape in readouts.traj.shapes})
     if len(axes) > 1:
         raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
-    ksp = np.stack(ksp_parts, axis=1).astype(np.complex64, copy=False)
+    ksp, traj = readouts.ksp.pop(axis=1), readouts.traj.pop(axis=0)
     _check_finite(ksp)
     n_dims = 3 if geometry.shape[2] > 1 else 2
-    traj = np.stack(traj_parts)
     if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
         raise UserError(
             f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {geometry.shape}): "
             "expected as many, further ones being zero"
         )
-    shape = geometry.shape[:n_dims][::-1]
-    positions = to_cycles_per_fov(traj[..., n_dims - 1 :: -1], units=traj_units, shape=shape)
-    frame = np.array([getattr(item.idx, counter) for item in items], dtype=np.intp)
-    return Group(key, ksp, positions, frame, geometry)
-
-
-def _without(items: list[Acquisition]) -> int:
-    return sum(item.traj.size == 0 for item in items)
+    frame = np.array([getattr(head.idx, counter) for head in heads], dtype=np.intp)
+    group = Group(key, ksp, traj[..., n_dims - 1 :: -1], frame, geometry)
+    positions = to_cycles_per_fov(group.traj, units=traj_units, shape=group.shape, fov=group.fov)
+    inside = within(positions, group.shape)
+    return replace(group, traj=positions, weights=None if inside.all() else inside.astype(np.float32))
 
 
 def _check_finite(ksp: NDArray[Any]) -> None:
-    finite = np.isfinite(ksp)
-    if not finite.all():
+    if not all(np.isfinite(coil).all() for coil in ksp):
+        finite = np.isfinite(ksp)
         # in the order of the readouts
         readout, coil, sample = np.argwhere(~finite.swapaxes(0, 1))[0]
         raise UserError(

@@ -12,8 +12,6 @@ from . import __version__, bart, files, pipeline
 from .basis import Basis
 from .errors import UserError
 from .fit.result import Maps
-from .footprint import check
-from .forecast import forecast
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
 from .maps import save_maps
@@ -111,8 +109,6 @@ def _check_folders(output: str, *, force: bool) -> None:
 def _reconstructed(raw: str, config: Config, report: Report) -> tuple[CoefficientImages, list[Reconstruction]]:
     if config.backend == "bart":
         bart.find()  # before the data are read
-    else:
-        check(forecast(raw, config).largest)
     with open_raw(raw) as (header, items):
         results = list(pipeline.reconstruct_stream(header, items, config, report=report))
     return gathered(results, config), results

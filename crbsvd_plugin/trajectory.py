@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +12,19 @@ from .errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+logger = logging.getLogger(__name__)
+
 GOLDEN_ANGLE = np.pi * (np.sqrt(5) - 1) / 2
 """Angle between successive spokes, 111.246 degrees, in radians."""
 
-UNITS = ("cycles/fov", "cycles/pixel", "rad/pixel")
+UNITS = ("cycles/fov", "cycles/pixel", "rad/pixel", "1/m", "rad/m")
 # by the number of image axes: a volume has so many more points that 24 would take minutes
 _CALIBRATION = {2: 24, 3: 16}
-_ROUNDING = 1.02
-_SMALLEST_SHARE = 0.2
+# of the edge of k-space: what may be rounding; what a trajectory reaches at most, and at least; and what is worth a
+# warning. Those in 1/m reach 1 / (field of view in m) of it, which is 2 to 10.
+_ROUNDING, _LARGEST_SHARE, _SMALLEST_SHARE, _USUAL_SHARE = 1.02, 2.04, 0.2, 0.5
+# a trajectory in its true unit mostly ends within a sample or two of the edge
+_HIT = 0.9
 
 
 def radial(n_readouts: int, matrix: int, *, oversampling: int = 2, first: int = 0) -> NDArray[np.float64]:
@@ -113,17 +119,29 @@ def recentred(ksp: NDArray[Any], traj: NDArray[Any], offset: ArrayLike) -> NDArr
     return ksp * np.exp(2j * np.pi * (turns - np.round(turns))).astype(ksp.dtype)
 
 
-def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def within(traj: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which samples (R, S) of a trajectory in cycles per field of view the image X can hold.
+
+    The others lie beyond the edge of k-space, n/2, on some axis: the image would fold their frequencies in.
+    """
+    return np.all(np.abs(traj) <= _ROUNDING * np.array(shape) / 2, axis=-1)
+
+
+def to_cycles_per_fov(
+    traj: ArrayLike, *, units: str, shape: tuple[int, ...], fov: tuple[float, ...]
+) -> NDArray[np.float64]:
     """Convert a trajectory to cycles per field of view, and check that it can be what `units` says.
 
     Parameters
     ----------
     traj : array (..., ndim)
         Positions in the order of the image axes.
-    units : {"cycles/fov", "cycles/pixel", "rad/pixel"}
-        Unit of `traj`; the edge of k-space lies at n/2, 0.5 or pi.
+    units : {"cycles/fov", "cycles/pixel", "rad/pixel", "1/m", "rad/m"}
+        Unit of `traj`; the edge of k-space lies at n/2, 0.5, pi, n / (2 fov) or pi n / fov.
     shape : tuple of int
         Image size X.
+    fov : tuple of float
+        Field of view along X [mm].
 
     Returns
     -------
@@ -135,6 +153,11 @@ def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) ->
     UserError
         An unknown unit, another number of dimensions, NaN, nothing but zeros, or numbers that
         do not fit the unit; the message says which unit they look like.
+
+    Notes
+    -----
+    What reaches from 0.2 to 2 times the edge of k-space is taken. Beyond the edge, and below one half of it, that is
+    worth a warning: a coarser or finer image than the scan was made for is possible, and so is another unit.
     """
     if units not in UNITS:
         raise UserError(f"trajectory unit {units!r} is unknown, expected one of: {', '.join(UNITS)}")
@@ -150,35 +173,41 @@ def to_cycles_per_fov(traj: ArrayLike, *, units: str, shape: tuple[int, ...]) ->
     extent = np.abs(given.reshape(-1, len(shape))).max(axis=0, initial=0.0)
     if not extent.any():
         raise UserError("trajectory is zero everywhere, expected sample positions; write them into the raw file")
-    factors = _factors(shape)
-    if not _fits(extent, factors[units], shape):
-        _refuse(extent, units, shape, factors)
-    return given * factors[units]
-
-
-def _factors(shape: tuple[int, ...]) -> dict[str, NDArray[np.float64]]:
-    size = np.array(shape, dtype=np.float64)
-    return dict(zip(UNITS, (np.ones_like(size), size, size / (2 * np.pi)), strict=True))
-
-
-def _fits(extent: NDArray[np.float64], factor: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
-    # beyond the edge of k-space a sample would be folded in; far inside of it, the image would be one blur
-    share = extent * factor / (np.array(shape) / 2)
-    return bool(share.max() <= _ROUNDING and share.max() >= _SMALLEST_SHARE)
-
-
-def _refuse(
-    extent: NDArray[np.float64], units: str, shape: tuple[int, ...], factors: dict[str, NDArray[np.float64]]
-) -> None:
-    expected = (np.array(shape) / 2 / factors[units]).max()
-    likely = [other for other in UNITS if _fits(extent, factors[other], shape)]
-    # of several units that are possible, the one that fills k-space best
-    likely.sort(key=lambda other: -(extent * factors[other]).max())
-    advice = f"it looks like {likely[0]}: say so" if likely else "no unit fits: check matrix and trajectory"
-    raise UserError(
-        f"trajectory reaches |k| = {extent.max():.4g}, expected about {expected:.4g} {units} for an image of "
-        f"{_size(shape)}; {advice}"
+    edges = _edges(shape, fov)
+    share = extent / edges[units]
+    # of several units that are possible, the one that ends nearest to the edge of k-space
+    others = sorted(
+        (other for other in UNITS if other != units), key=lambda one: abs(np.log((extent / edges[one]).max()))
     )
+    likely = [other for other in others if _SMALLEST_SHARE <= (extent / edges[other]).max() <= _ROUNDING]
+    told = (
+        f"trajectory reaches |k| = {extent[share.argmax()]:.4g}, expected about {edges[units][share.argmax()]:.4g} "
+        f"{units} for an image of {_size(shape)}"
+    )
+    if not _SMALLEST_SHARE <= share.max() <= _LARGEST_SHARE:
+        advice = f"it looks like {likely[0]}: say --traj-units {likely[0]}" if likely else "no unit fits"
+        raise UserError(f"{told}; {advice}{'' if likely else ': check the matrix in the header and the trajectory'}")
+    if not share.min() >= _USUAL_SHARE or share.max() > _ROUNDING:
+        hits = [other for other in likely if (extent / edges[other]).max() >= _HIT]
+        logger.warning(
+            "%s%s%s", told, _partly(share), f"; if it is in {hits[0]}, say --traj-units {hits[0]}" if hits else ""
+        )
+    return given * (np.array(shape) / 2 / edges[units])
+
+
+def _edges(shape: tuple[int, ...], fov: tuple[float, ...]) -> dict[str, NDArray[np.float64]]:
+    """Return where the edge of k-space lies on every axis, by unit."""
+    size, metres = np.array(shape, np.float64), np.array(fov) / 1e3
+    half = np.full(len(shape), 0.5)
+    edges = (size / 2, half, 2 * np.pi * half, size / metres / 2, np.pi * size / metres)
+    return dict(zip(UNITS, edges, strict=True))
+
+
+def _partly(share: NDArray[np.float64]) -> str:
+    """Say what becomes of an image whose k-space is covered by these shares of its axes."""
+    if share.max() > _ROUNDING:
+        return "; samples beyond that are left out"
+    return f"; it covers {100 * share.min():.0f} % of an axis, and finer details will be missing"
 
 
 def _size(shape: tuple[int, ...]) -> str:

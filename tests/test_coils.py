@@ -66,8 +66,12 @@ def test_unusable_noise_is_refused(rng: np.random.Generator) -> None:
         whitening_matrix(noise[:, :7])
     dead = noise.copy()
     dead[1] = 0
-    with pytest.raises(UserError, match="a coil is dead"):
+    with pytest.raises(UserError, match=r"noise scan: coil 1 holds only zeros \(1 of 4 coils do\)"):
         whitening_matrix(dead)
+    twice = noise.copy()
+    twice[1] = twice[2]
+    with pytest.raises(UserError, match="two coils or more hold the same"):
+        whitening_matrix(twice)
     spoilt = noise.copy()
     spoilt[2, 5:8] = np.nan
     with pytest.raises(UserError, match="holds 3 non-finite values"):
@@ -178,7 +182,7 @@ def test_missing_samples_do_not_count(rng: np.random.Generator, frozen: Freeze) 
 def test_a_silent_coil_is_refused(rng: np.random.Generator) -> None:
     data, _, _ = acquired(rng, (24, 24), 4)
     data["ksp"][2:] = 0
-    with pytest.raises(UserError, match=r"coil 2 holds only zeros \(2 of 4 coils\); leave it out"):
+    with pytest.raises(UserError, match=r"coil 2 holds only zeros \(2 of 4 coils do\)"):
         estimate_sensitivities(**data, shape=(24, 24))
 
 

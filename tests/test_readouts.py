@@ -12,7 +12,7 @@ from mrd_stream import header, readout, spokes
 
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.readouts import Roles, Scan, collect, is_imaging
-from crbsvd_plugin.trajectory import radial
+from crbsvd_plugin.trajectory import UNITS, radial
 
 T, N = 5, 8
 
@@ -116,6 +116,31 @@ def test_samples_to_discard_are_left_out(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(group.traj, radial(T, N)[:, 3:-2], atol=1e-6)
 
 
+@pytest.mark.parametrize("units", UNITS)
+def test_units_are_those_of_the_header_s_image(rng: np.random.Generator, units: str) -> None:
+    shape, voxel = np.array([8, 6, 4]), np.array([2e-3, 2e-3, 5e-3])  # x, y, z; metres, see `header`
+    traj = rng.uniform(-0.5, 0.5, (T, 9, 3)) * shape
+    scale = {"cycles/fov": 1, "cycles/pixel": 1 / shape, "rad/pixel": 2 * np.pi / shape}
+    scale |= {"1/m": 1 / (shape * voxel), "rad/m": 2 * np.pi / (shape * voxel)}
+    items = [readout(rng.standard_normal((2, 9)), traj[i] * scale[units], contrast=i) for i in range(T)]
+    (group,) = sorted_out(items, header((8, 6, 4), T), units=units).groups
+    np.testing.assert_allclose(group.traj, traj[..., ::-1], atol=1e-6)
+    assert group.weights is None
+
+
+def test_samples_beyond_the_edge_of_k_space_have_no_weight(
+    rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = spokes(rng, T, N)
+    assert sorted_out(items).groups[0].weights is None
+    (group,) = sorted_out(items, header((4, N, 1), T)).groups
+    traj = radial(T, N)
+    assert group.weights is not None
+    np.testing.assert_array_equal(group.weights, np.abs(traj[..., 1]) <= 1.02 * 2)
+    np.testing.assert_allclose(group.traj, traj, atol=1e-6)
+    assert "samples beyond that are left out" in caplog.text
+
+
 def test_a_volume_takes_three_columns(rng: np.random.Generator) -> None:
     shape = (8, 6, 4)  # x, y, z
     traj = rng.uniform(-0.5, 0.5, (T, 9, 3)) * shape
@@ -164,6 +189,10 @@ def _moved(items: list[Any], change: Any) -> list[Any]:
     return [readout(item.data, change(item.traj), contrast=item.idx.contrast) for item in items]
 
 
+def _empty(items: list[Any]) -> list[Any]:
+    return [*items[:3], readout(np.ones((0, 0)), scan_counter=3), *items[3:]]
+
+
 def _discard(items: list[Any]) -> list[Any]:
     for item in items:
         item.discard_pre = 2 * N
@@ -203,7 +232,9 @@ SPOKE = np.ones((2, 2 * N))
         ),
         (lambda items: _moved(items, lambda k: 0 * k), {}, r"zero everywhere"),
         (lambda items: _moved(items, lambda k: k * np.nan), {}, r"NaN or infinite"),
-        (lambda items: items, {"units": "rad/pixel"}, r"it looks like cycles/fov"),
+        (lambda items: _moved(items, lambda k: k * 1e4), {}, r"no unit fits"),
+        (lambda items: items, {"units": "rad/m"}, r"it looks like cycles/fov: say --traj-units cycles/fov"),
+        (_empty, {}, r"readout 3 holds no samples; the file is damaged"),
         (_discard, {}, r"\(2, 0\) coils and samples without those to discard"),
     ],
 )  # fmt: skip

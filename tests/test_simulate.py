@@ -176,7 +176,7 @@ def test_trajectory_comes_back(scan: simulate.Scan, tmp_path: Path) -> None:
     header, _, readouts = read(simulate.write(scan, tmp_path / "raw.h5")["raw"])
     stored = np.stack([readout.traj for readout in readouts])[..., ::-1]  # MRD has (x, y)
     unit = mrd.user_strings(header)["trajectory_unit"]
-    back = to_cycles_per_fov(stored, units=unit, shape=(MATRIX, MATRIX))
+    back = to_cycles_per_fov(stored, units=unit, shape=(MATRIX, MATRIX), fov=(240.0, 240.0))
     np.testing.assert_allclose(back, scan.traj, atol=MATRIX / 2 * np.finfo(np.float32).eps)
 
 

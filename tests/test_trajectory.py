@@ -1,4 +1,4 @@
-"""Golden-angle spokes, and the three units in which trajectories come."""
+"""Golden-angle spokes, and the units in which trajectories come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.trajectory import GOLDEN_ANGLE, centre, radial, recentred, to_cycles_per_fov
+from crbsvd_plugin.trajectory import GOLDEN_ANGLE, UNITS, centre, radial, recentred, to_cycles_per_fov, within
 
 EXACT = 1e-12
 
@@ -43,36 +43,50 @@ def test_angle_goes_on() -> None:
     assert distance.min() > 1e-4  # no two spokes are the same
 
 
-@pytest.mark.parametrize(("units", "edge"), [("cycles/fov", None), ("cycles/pixel", 0.5), ("rad/pixel", np.pi)])
-def test_units(units: str, edge: float | None, frozen: Callable[..., np.ndarray]) -> None:
-    shape = (48, 64)
+def edges(shape: tuple[int, ...], fov: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """Return where the edge of k-space lies: half a turn from one voxel to the next, in every unit."""
+    voxel = np.array(fov) / 1e3 / shape
+    return {
+        "cycles/fov": np.array(fov) / 1e3 / (2 * voxel),
+        "cycles/pixel": np.full(len(shape), 0.5),
+        "rad/pixel": np.full(len(shape), np.pi),
+        "1/m": 1 / (2 * voxel),
+        "rad/m": np.pi / voxel,
+    }
+
+
+@pytest.mark.parametrize("units", UNITS)
+@pytest.mark.parametrize(("shape", "fov"), [((48, 64), (240.0, 200.0)), ((16, 33, 64), (80.0, 200.0, 300.0))])
+def test_units(units: str, shape: tuple[int, ...], fov: tuple[float, ...], frozen: Callable[..., np.ndarray]) -> None:
     half = np.array(shape) / 2
-    expected = np.random.default_rng(0).uniform(-1, 1, (3, 50, 2)) * half
+    expected = np.random.default_rng(0).uniform(-1, 1, (3, 50, len(shape))) * half
     expected[0, 0] = -half
-    given = frozen(expected if edge is None else expected / half * edge)
-    converted = to_cycles_per_fov(given, units=units, shape=shape)
+    given = frozen(expected / half * edges(shape, fov)[units])
+    converted = to_cycles_per_fov(given, units=units, shape=shape, fov=fov)
     np.testing.assert_allclose(converted, expected, rtol=EXACT)
     assert converted.flags.writeable
 
 
-@pytest.mark.parametrize("truth", ["cycles/fov", "cycles/pixel", "rad/pixel"])
-@pytest.mark.parametrize("said", ["cycles/fov", "cycles/pixel", "rad/pixel"])
-def test_wrong_unit_is_recognised(said: str, truth: str) -> None:
-    shape = (192, 192)
-    size = {"cycles/fov": 1.0, "cycles/pixel": 1 / 192, "rad/pixel": 2 * np.pi / 192}[truth]
-    traj = radial(30, 192) * size
-    if said == truth:
-        to_cycles_per_fov(traj, units=said, shape=shape)
+@pytest.mark.parametrize("share", [1.0, 0.8])
+@pytest.mark.parametrize("truth", UNITS)
+@pytest.mark.parametrize("said", UNITS)
+def test_wrong_unit_is_recognised(said: str, truth: str, share: float, caplog: pytest.LogCaptureFixture) -> None:
+    shape, fov = (192, 192), (300.0, 300.0)
+    traj = radial(30, 192) * share * edges(shape, fov)[truth] / 96
+    if said == truth or (said, truth) == ("1/m", "cycles/fov"):
+        # cycles/fov as 1/m are what a scan with 0.3 of the resolution would have: possible, but not likely
+        to_cycles_per_fov(traj, units=said, shape=shape, fov=fov)
+        assert ("--traj-units cycles/fov" in caplog.text) == (said != truth and share == 1)
         return
-    with pytest.raises(UserError, match=f"{said}.*looks like {truth}") as caught:
-        to_cycles_per_fov(traj, units=said, shape=shape)
+    with pytest.raises(UserError, match=f"{said}.*looks like {truth}: say --traj-units {truth}$") as caught:
+        to_cycles_per_fov(traj, units=said, shape=shape, fov=fov)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("traj", "units", "message"),
     [
-        (np.ones((2, 3, 2)), "1/m", "unit '1/m' is unknown"),
+        (np.ones((2, 3, 2)), "1/cm", "unit '1/cm' is unknown"),
         (np.ones((2, 3, 3)), "cycles/fov", "3 dimensions, expected 2"),
         (np.full((2, 3, 2), np.nan), "cycles/fov", "12 values that are NaN"),
         (np.zeros((2, 3, 2)), "cycles/fov", "zero everywhere"),
@@ -83,12 +97,40 @@ def test_wrong_unit_is_recognised(said: str, truth: str) -> None:
 )
 def test_bad_trajectory_is_refused(traj: object, units: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        to_cycles_per_fov(traj, units=units, shape=(192, 192))
+        to_cycles_per_fov(traj, units=units, shape=(192, 192), fov=(240.0, 240.0))
 
 
-def test_smaller_k_space_than_the_image_is_allowed() -> None:
-    traj = radial(20, 64)
-    np.testing.assert_array_equal(to_cycles_per_fov(traj, units="cycles/fov", shape=(192, 192)), traj)
+@pytest.mark.parametrize(
+    ("matrix", "shape", "warning"),
+    [
+        (192, (192, 192), None),
+        (154, (192, 192), None),  # 80 % of k-space
+        (64, (192, 192), "it covers 33 % of an axis"),
+        (240, (192, 192), "samples beyond that are left out"),
+        (384, (192, 192), "samples beyond that are left out"),
+        (96, (192, 384), "it covers 25 % of an axis"),
+    ],
+)
+def test_another_resolution_than_that_of_the_image_is_taken(
+    matrix: int, shape: tuple[int, int], warning: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    traj = radial(20, matrix)
+    converted = to_cycles_per_fov(traj, units="cycles/fov", shape=shape, fov=(240.0, 240.0))
+    np.testing.assert_array_equal(converted, traj)
+    assert [warning in record.getMessage() for record in caplog.records] == [True] * (warning is not None)
+    assert "--traj-units" not in caplog.text
+
+
+def test_a_unit_that_would_end_at_the_edge_is_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
+    """In a small image rad/pixel could also be a part of k-space in cycles/fov."""
+    traj = radial(20, 24) * np.pi / 12
+    to_cycles_per_fov(traj, units="cycles/fov", shape=(24, 24), fov=(240.0, 240.0))
+    assert "if it is in rad/pixel, say --traj-units rad/pixel" in caplog.text
+
+
+def test_samples_within_the_edge_of_k_space() -> None:
+    traj = np.array([[[4.0, -5.0], [4.2, 0.0], [0.0, 5.2], [-4.0, 5.0]]])
+    np.testing.assert_array_equal(within(traj, (8, 10)), [[True, False, False, True]])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (20, 64), (13, 9)])

@@ -86,7 +86,7 @@ _READING = {
     "shots": click.option("--shots", callback=_names, help="Counters to sum over, with commas; else the usual ones."),
     "groups": click.option("--groups", callback=_names, help="Counters of separate images; else the usual ones."),
     "traj_units": click.option(
-        "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel."
+        "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
     ),
     "fov_shift": click.option(
         "--fov-shift", type=click.Choice(["off", "header"]), default="off", show_default=True,
