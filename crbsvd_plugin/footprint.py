@@ -11,13 +11,19 @@ from dataclasses import dataclass, replace
 from .errors import UserError
 from .memory import available
 from .recon import Solver
+from .stack import BLOCK_BYTES
+from .toeplitz import chunk_bytes, sample_bytes
 
 GIB = 2**30
 IMPORTS = 0.2 * GIB
 """What Python and the libraries take before any data."""
 
+READING = "readouts"
+"""The stage that is over once all readouts are there."""
+
 _COMPLEX, _REAL, _DOUBLE, _INDEX = 8, 4, 8, 8  # bytes; single precision where the name says nothing
 _HEAD = 1500  # of a readout's object
+_ARENA = 2**25  # up to this size, glibc keeps what a thread has freed
 # K-fold images that a solver holds while it applies the normal operator, its input and output included
 _IMAGES: dict[Solver, int] = {"cg": 5, "fista": 5, "admm": 9}
 
@@ -71,21 +77,23 @@ class Problem:
         batch = min(self.n_threads, self.rank * self.n_coils)
         received, data = (n * n_samples * _COMPLEX for n in (self.n_receivers, self.n_coils))
         positions, exact = n_dims * n_samples * _REAL, n_dims * n_samples * _DOUBLE
-        waiting = (self.n_images - 1) * (received + exact)
-        # the readouts as they came, and stacked
-        reading = self.n_images * (received + positions + _HEAD * self.n_readouts) + received + 2 * exact + waiting
-        whitening = max(2 * received + exact, received + data + exact) + waiting
+        # of the images whose turn is later; and what the allocator keeps for its threads
+        waiting = (self.n_images - 1) * (received + exact) + (self.n_threads + 1) * _ARENA
+        reading = received + positions + 2 * exact + self.n_images * self.n_readouts * _HEAD + BLOCK_BYTES
+        calibrating = received + (data if self.n_coils < self.n_receivers else 0) + 2 * exact + n_dims * n_samples
         # positions of the operator and of the NUFFT, its order of the samples, weights, one coil, strengths
-        points = 2 * positions + (_INDEX + _REAL + 1) * n_samples
-        adjoint = data + points + (1 + batch) * n_samples * _COMPLEX + sens + images + batch * n_voxels * _COMPLEX
-        adjoint += batch * _fine_grid(self.shape, 2.0) + waiting
-        doubled = 2**n_dims * n_voxels
-        making = points + 3 * n_samples * _COMPLEX + sens + images + self.kernels + 2 * doubled * _COMPLEX
-        making += _fine_grid(tuple(2 * n for n in self.shape), 1.25) + waiting
-        solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images + waiting
-        return {
-            "readouts": max(reading, whitening), "right-hand side": adjoint, "kernels": making, "iterations": solving,
+        adjoint = data + 2 * positions + (_INDEX + _REAL + 1) * n_samples + (1 + batch) * n_samples * _COMPLEX
+        adjoint += sens + images + batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 2.0))
+        doubled = tuple(2 * n for n in self.shape)
+        chunk = min(chunk_bytes(self.kernels), n_samples * sample_bytes(n_dims, _COMPLEX))
+        making = self.kernels + sens + images + positions + n_samples * _REAL + chunk
+        making += math.prod(doubled) * _COMPLEX + _fine_grid(doubled, 1.25)
+        solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images
+        found = {
+            READING: reading, "calibration": calibrating, "right-hand side": adjoint, "kernels": making,
+            "iterations": solving,
         }  # fmt: skip
+        return {name: size + waiting for name, size in found.items()}
 
     @property
     def peak(self) -> int:
@@ -94,19 +102,19 @@ class Problem:
 
 
 def _fine_grid(modes: tuple[int, ...], upsampling: float) -> int:
-    """Return the bytes of the NUFFT's own grid."""
-    return math.prod(math.ceil(upsampling * n) for n in modes) * _COMPLEX
+    """Return the bytes of the NUFFT's own grid, its transform included, see `toeplitz.parts_of`."""
+    return round(1.5 * math.prod(math.ceil(upsampling * n) for n in modes) * _COMPLEX)
 
 
-def check(problem: Problem, *, held: int = 0) -> None:
-    """Refuse a problem that needs more memory than there is.
+def check(problem: Problem, *, held: int) -> None:
+    """Refuse a problem, whose readouts have been read, if it needs more memory than there is.
 
     Parameters
     ----------
     problem : Problem
         What is to be done.
     held : int
-        Bytes of its that are in memory already.
+        Bytes of the readouts of all images.
 
     Raises
     ------
@@ -114,14 +122,20 @@ def check(problem: Problem, *, held: int = 0) -> None:
         The message says what would fit.
     """
     free = available()
-    if free is None or problem.peak - held <= free:
+    if free is None:
         return
-    stage, _ = max(problem.stages().items(), key=lambda pair: pair[1])
-    ranks = [k for k in range(problem.rank - 1, 0, -1) if replace(problem, rank=k).peak - held <= free]
-    coils = [c for c in range(problem.n_coils - 1, 0, -1) if replace(problem, n_coils=c).peak - held <= free]
-    fits = [f"--{name} {found[0]}" for name, found in (("rank", ranks), ("coils", coils)) if found]
-    advice = f"{' or '.join(fits)} would fit" if fits else "no rank or number of coils would fit; take a larger machine"
+
+    def needed(problem: Problem) -> tuple[int, str]:
+        return max((size - held, stage) for stage, size in problem.stages().items() if stage != READING)
+
+    size, stage = needed(problem)
+    if size <= free:
+        return
+    ranks = [k for k in range(problem.rank - 1, 0, -1) if needed(replace(problem, rank=k))[0] <= free]
+    coils = [n for n in range(problem.n_coils - 1, 0, -1) if needed(replace(problem, n_coils=n))[0] <= free]
+    found = [f"--{name} {most[0]}" for name, most in (("rank", ranks), ("coils", coils)) if most]
+    advice = f"{' or '.join(found)} would fit" if found else "no rank or number of coils would fit"
     raise UserError(
-        f"the reconstruction needs {(problem.peak - held) / GIB:.3g} GiB of memory ({stage}; kernels "
+        f"the reconstruction needs {size / GIB:.3g} GiB more memory ({stage}; kernels alone "
         f"{problem.kernels / GIB:.3g} GiB), there are {free / GIB:.3g} GiB: {advice}"
     )

@@ -15,7 +15,7 @@ from .footprint import GIB, IMPORTS, Problem
 from .memory import available
 from .mrd import open_raw
 from .mrd_header import size_of
-from .pipeline import Config, chosen_solver
+from .pipeline import Config, chosen_solver, kept_coils
 from .readouts import Roles, is_imaging
 from .recon.bart_pics import command_like
 
@@ -103,12 +103,10 @@ def _problem(
 ) -> Problem:
     n_receivers = max(head.active_channels for head in heads)
     n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
-    # a share of the energy may need all of them
-    virtual = n_receivers if config.coils is None or config.coils < 1 else min(int(config.coils), n_receivers)
     return Problem(
         shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads), n_samples=n_samples,
-        n_receivers=n_receivers, n_coils=virtual, rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
-        solver=chosen_solver(config), n_threads=threads.count(), n_images=n_images,
+        n_receivers=n_receivers, n_coils=kept_coils(config, n_receivers), rank=basis.rank,
+        real=bool(np.isrealobj(basis.phi)), solver=chosen_solver(config), n_threads=threads.count(), n_images=n_images,
     )  # fmt: skip
 
 

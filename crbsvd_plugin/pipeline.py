@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from . import coils
+from . import coils, threads
 from .basis import Basis
 from .calibration import FovShift, GradientDelays, calibrated, mixed, whitening
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
 from .fit.matching import match
 from .fit.result import Maps
+from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
@@ -185,10 +186,12 @@ def reconstruct_stream(
         _reconstructed, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
         config=config, cache=cache,
     )  # fmt: skip
+    n_images = len(scan.groups)
     if pool is None:
+        if config.backend == "native":  # of others, and of other machines, it is not known
+            _check_memory(scan.groups, basis, config)
         yield from map(partial(one, report=report), _taken(scan.groups))
         return
-    n_images = len(scan.groups)
     if n_images == 1:
         logger.warning("raw data hold one image: workers spread several, this one takes one of them with one thread")
     yield from pool.map(one, _taken(scan.groups), progress=counted(report, "images", n_images))
@@ -225,6 +228,24 @@ def chosen_solver(config: Config) -> Solver:
         config.solver, regulariser=config.regulariser, shift=config.shift, tolerance=config.tolerance,
         backend=config.backend,
     )  # fmt: skip
+
+
+def _check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
+    """Refuse images that need more memory than there is left."""
+    held = sum(group.ksp.nbytes + group.traj.nbytes for group in groups)
+    for group in groups:
+        n_receivers, n_readouts, n_samples = group.ksp.shape
+        problem = Problem(
+            shape=group.shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
+            n_coils=kept_coils(config, n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
+            solver=chosen_solver(config), n_threads=threads.count(), n_images=len(groups),
+        )  # fmt: skip
+        check(problem, held=held)
+
+
+def kept_coils(config: Config, n_receivers: int) -> int:
+    """Return the number of coils of the reconstruction, at most: a share of the energy may need all of them."""
+    return n_receivers if config.coils is None or config.coils < 1 else min(int(config.coils), n_receivers)
 
 
 def _taken(groups: list[Group]) -> Iterator[list[Group]]:
