@@ -20,7 +20,6 @@ from .basis import Basis
 from .calibration import FovShift, GradientDelays, calibrated, mixed, whitening
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
-from .errors import UserError
 from .fit.matching import match
 from .fit.result import Maps
 from .geometry import Geometry
@@ -211,10 +210,17 @@ def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, 
     return basis, dictionary if rank is None else dictionary.truncate(basis)
 
 
-def fit(coeff: NDArray[Any], dictionary: Dictionary, *, mask_level: float, report: Report | None = None) -> Maps:
-    """Match coefficient images (K, *X) with a dictionary, and report the progress."""
+def fit(
+    coeff: NDArray[Any],
+    dictionary: Dictionary,
+    *,
+    mask_level: float,
+    report: Report | None = None,
+    pool: Pool | None = None,
+) -> Maps:
+    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress."""
     report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total))
+    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total), pool=pool)
     report("fit", total, total)  # masked voxels are done too
     return maps
 

@@ -20,6 +20,7 @@ from . import common
     help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.",
 )
 @common.reading_options
+@common.spreading_options
 @common.force
 @common.verb
 def command(
@@ -28,12 +29,17 @@ def command(
     name: str,
     output: str,
     settings: dict[str, Any],
+    cluster: dict[str, Any],
     force: bool,
 ) -> None:
-    """Reconstruct the coefficient images of the raw data RAW (ISMRMRD .h5) in the basis NAME."""
+    """Reconstruct the coefficient images of the raw data RAW (ISMRMRD .h5) in the basis NAME.
+
+    Slices and other separate images are what --workers and --scheduler spread, one thread each: a single image gains
+    nothing.
+    """
     from .. import run
 
     config = run.config(basis=name, fit=False, **settings)
     with common.stages() as report:
-        images = run.recon(raw, config, output, force=force, report=report)
+        images = run.recon(raw, config, output, force=force, report=report, **cluster)
     click.echo(f"{output}: {images.rank} coefficients, {' x '.join(map(str, images.geometry.shape))} voxels")
