@@ -189,7 +189,9 @@ def reconstruct_stream(
         yield from map(partial(one, report=report), scan.groups)
         return
     if len(scan.groups) == 1:
-        logger.warning("raw data hold one image: workers spread several, this one takes one of them with one thread")
+        logger.warning(
+            "raw data hold one image, which one worker reconstructs with one thread; without workers it has all cores"
+        )
     yield from pool.map(one, scan.groups, progress=counted(report, "images", len(scan.groups)))
 
 

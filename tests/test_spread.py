@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cli_case
 import numpy as np
 import pytest
+from test_cluster_command import wait_for_the_end, workers
 from test_cluster_scheduler import small
 from test_matching import KINDS, Freeze, dictionary, numbers
 from test_pipeline import head, scan, silent, write_basis
@@ -26,7 +30,9 @@ from crbsvd_plugin.fit.result import Maps
 from crbsvd_plugin.pipeline import Config, Reconstruction, reconstruct_stream
 
 pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")  # Dask needs it
 SLICES = 4
+MAPS = ("maps", "raw.h5", "basis_0.5", "--iterations", "500")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +176,7 @@ def test_a_single_image_is_not_spread_and_says_so(
     expected = here(items, config)
     assert "one image" not in caplog.text
     check_same(there(items, config, pool, monkeypatch), expected)
-    assert "raw data hold one image: workers spread several" in caplog.text
+    assert "raw data hold one image, which one worker reconstructs with one thread" in caplog.text
 
 
 def test_an_error_on_a_worker_is_that_of_one_thread(
@@ -265,3 +271,66 @@ def test_a_running_scheduler_does_all_three_verbs(
     one, many = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (Path("one"), Path("many")))
     assert len(one) > 20
     assert many == one
+
+
+def begun(folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """Start `maps` in a folder, wait until a slice is being reconstructed, and return the command and its workers."""
+    process = subprocess.Popen(
+        [*cli_case.COMMAND, *MAPS, "-o", "maps", "--workers", "2", "--kernel-cache", "kernels"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    # the kernel is made, the iterations begin
+    while not list(folder.glob("kernels/*.kernel")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process, workers(process.pid)
+
+
+@pytest.fixture
+def folder(rng: np.random.Generator, name: str, tmp_path: Path) -> Path:
+    mrd.write_raw(tmp_path / "raw.h5", head(), scan(rng, n_slices=SLICES))
+    assert Path(name).name == "basis_0.5"
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_command_with_a_worker_killed_writes_what_one_thread_writes(folder: Path) -> None:
+    process, (victim, _) = begun(folder)
+    victim.kill()
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    alone = cli_case.run(*MAPS, "-o", "alone", "--threads", "1", cwd=folder)
+    assert (alone.returncode, alone.stdout.replace("alone", "maps")) == (0, out)
+    found, expected = ({path.name: path.read_bytes() for path in (folder / one).iterdir()} for one in ("maps", "alone"))
+    assert "T1map.nii.gz" in found
+    assert found == expected
+
+
+def test_ctrl_c_ends_the_workers_and_leaves_nothing(folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    process, below = begun(folder)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (130, "", "crbsvd: interrupted")
+    wait_for_the_end(below)
+    assert sorted(folder.iterdir()) == sorted([*before, folder / "kernels"])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--coils", "9"), "coils is 9, "),
+        (("--workers", "0"), "--workers is 0, expected at least 1"),
+        (("--scheduler", "tcp://127.0.0.1:1"), "--workers and --scheduler are both given; give only one of them"),
+    ],
+)
+def test_what_cannot_be_done_on_workers_is_said_in_one_line(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, str],
+    text: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    refuse = next(cli_case.refuser(folder, capsys))
+    assert text in refuse(*MAPS, "-o", "maps", "--workers", "2", *options)
