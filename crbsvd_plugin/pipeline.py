@@ -193,7 +193,9 @@ def reconstruct_stream(
         yield from map(partial(one, report=report), _taken(scan.groups))
         return
     if n_images == 1:
-        logger.warning("raw data hold one image: workers spread several, this one takes one of them with one thread")
+        logger.warning(
+            "raw data hold one image, which one worker reconstructs with one thread; without workers it has all cores"
+        )
     yield from pool.map(one, _taken(scan.groups), progress=counted(report, "images", n_images))
 
 
@@ -214,10 +216,17 @@ def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, 
     return basis, dictionary if rank is None else dictionary.truncate(basis)
 
 
-def fit(coeff: NDArray[Any], dictionary: Dictionary, *, mask_level: float, report: Report | None = None) -> Maps:
-    """Match coefficient images (K, *X) with a dictionary, and report the progress."""
+def fit(
+    coeff: NDArray[Any],
+    dictionary: Dictionary,
+    *,
+    mask_level: float,
+    report: Report | None = None,
+    pool: Pool | None = None,
+) -> Maps:
+    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress."""
     report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total))
+    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total), pool=pool)
     report("fit", total, total)  # masked voxels are done too
     return maps
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,14 +118,9 @@ class Request:
         """The names of checkpoints of parts of the fingerprints, where these are trained one after the other."""
         return []
 
-    @contextmanager
-    def pool(self) -> Iterator[Pool | None]:
+    def pool(self) -> AbstractContextManager[Pool | None]:
         """Connect to the cluster, if there is to be one."""
-        if self.workers is None and self.scheduler is None:
-            yield None
-            return
-        with cluster.connect(workers=self.workers, scheduler=self.scheduler) as pool:
-            yield pool
+        return cluster.spread(workers=self.workers, scheduler=self.scheduler)
 
     def run(self, training: Training, *, pool: Pool | None, report: Report) -> BasisAccumulator:
         """Run a training, told to the user as the stage "fingerprints"."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import __version__, bart, files, pipeline
+from . import __version__, bart, cluster, files, pipeline
 from .basis import Basis
 from .errors import UserError
 from .fit.result import Maps
@@ -37,8 +37,26 @@ def config(**settings: Any) -> Config:
         raise UserError(f"config: {error}") from None
 
 
-def recon(raw: str, config: Config, output: str, *, force: bool, report: Report) -> CoefficientImages:
+def recon(
+    raw: str,
+    config: Config,
+    output: str,
+    *,
+    force: bool,
+    report: Report,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> CoefficientImages:
     """Reconstruct a raw data file and write its coefficient images.
+
+    Parameters
+    ----------
+    raw, config, output, force
+        What to reconstruct, how, and where to.
+    report : callable
+        Told of the progress.
+    workers, scheduler
+        Cluster to spread slices and repetitions over, see `cluster.connect`; this process alone if neither is given.
 
     Raises
     ------
@@ -48,13 +66,22 @@ def recon(raw: str, config: Config, output: str, *, force: bool, report: Report)
     names = [f"{Path(output).name}{suffix}" for suffix in (".cfl", ".hdr")]
     sidecar = files.with_suffix(output, ".json")
     files.check_free(sidecar, names, kind=FORMAT, force=force)
-    images, _ = _reconstructed(raw, config, report)
+    images, _ = _reconstructed(raw, config, report, workers, scheduler)
     images.save(output, force=force)
     return images
 
 
-def maps(raw: str, config: Config, output: str, *, force: bool, report: Report) -> list[Path]:
-    """Reconstruct a raw data file, fit maps and write them.
+def maps(
+    raw: str,
+    config: Config,
+    output: str,
+    *,
+    force: bool,
+    report: Report,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> list[Path]:
+    """Reconstruct a raw data file, fit maps and write them; the arguments are those of `recon`.
 
     Raises
     ------
@@ -62,7 +89,7 @@ def maps(raw: str, config: Config, output: str, *, force: bool, report: Report) 
         The input does not fit, or the output exists already or cannot be written.
     """
     _check_folders(output, force=force)
-    images, results = _reconstructed(raw, config, report)
+    images, results = _reconstructed(raw, config, report, workers, scheduler)
     by_place = {_place(result, images): result.maps for result in results}
     volumes = []
     for repetition in range(len(images.coeff)):
@@ -72,9 +99,18 @@ def maps(raw: str, config: Config, output: str, *, force: bool, report: Report) 
 
 
 def fit(
-    coeff: str, name: str, output: str, *, like: str | None, mask_level: float, force: bool, report: Report
+    coeff: str,
+    name: str,
+    output: str,
+    *,
+    like: str | None,
+    mask_level: float,
+    force: bool,
+    report: Report,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> list[Path]:
-    """Fit maps to coefficient images and write them.
+    """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
 
     Raises
     ------
@@ -92,10 +128,11 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
-    volumes = [
-        pipeline.fit(images.volume(i), dictionary, mask_level=mask_level, report=report)
-        for i in range(len(images.coeff))
-    ]
+    with cluster.spread(workers=workers, scheduler=scheduler) as pool:
+        volumes = [
+            pipeline.fit(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
+            for i in range(len(images.coeff))
+        ]
     return _write(images, volumes, output, source=coeff, force=force)
 
 
@@ -106,11 +143,13 @@ def _check_folders(output: str, *, force: bool) -> None:
         files.check_free(folder / "maps.json", [], kind=MAPS, force=force)
 
 
-def _reconstructed(raw: str, config: Config, report: Report) -> tuple[CoefficientImages, list[Reconstruction]]:
-    if config.backend == "bart":
+def _reconstructed(
+    raw: str, config: Config, report: Report, workers: int | None, scheduler: str | None
+) -> tuple[CoefficientImages, list[Reconstruction]]:
+    if config.backend == "bart" and scheduler is None:
         bart.find()  # before the data are read
-    with open_raw(raw) as (header, items):
-        results = list(pipeline.reconstruct_stream(header, items, config, report=report))
+    with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
+        results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
     return gathered(results, config), results
 
 

@@ -14,9 +14,10 @@ import cli_case
 import numpy as np
 import pytest
 
-from crbsvd_plugin import batches, cluster, training
+from crbsvd_plugin import batches, training
 from crbsvd_plugin.checkpoint import Checkpoint
 from crbsvd_plugin.cli import main
+from crbsvd_plugin.cluster import session
 from crbsvd_plugin.models.fisp import MrfFisp
 
 BASIS = ("basis", "spec.toml", "-o", "out", "--train", "100", "--atoms", "none", "--rank", "3", "--threads", "1")
@@ -160,8 +161,8 @@ def test_no_cluster(refused: Callable[..., str], options: tuple[str, ...], text:
 
 def test_a_scheduler_that_does_not_answer(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    connect = cluster.connect
-    monkeypatch.setattr(cluster, "connect", lambda *, workers, scheduler: connect(
+    connect = session.connect
+    monkeypatch.setattr(session, "connect", lambda *, workers, scheduler: connect(
         workers=workers, scheduler=scheduler, timeout=1.0
     ))  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -179,6 +179,76 @@ def test_an_item_may_be_as_large_as_a_slice(pool: Pool) -> None:
     assert list(pool.map(large, [np.zeros(2_000_000)])) == [16_000_000]
 
 
+class Heavy:
+    """What is bound to a function; counts its arrivals."""
+
+    arrived = 0
+
+    def __init__(self) -> None:
+        self.values = np.arange(3e6)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        Heavy.arrived += 1
+
+
+def weigh(heavy: Heavy, n: int) -> tuple[int, int, int]:
+    time.sleep(0.2)  # Dask moves no work that is over sooner than the move
+    return int(heavy.values[n]), os.getpid(), Heavy.arrived
+
+
+def test_what_is_bound_to_a_function_travels_once(pool: Pool) -> None:
+    heavy = Heavy()
+    found = list(pool.map(partial(weigh, heavy), range(16)))
+    assert [n for n, _, _ in found] == list(range(16))
+    assert len({who for _, who, _ in found}) == 2
+    assert {arrived for _, _, arrived in found} == {1}
+
+
+def bereaved(folder: Path, values: np.ndarray, n: int) -> float:
+    """Kill every worker once, each when another slice of work has begun."""
+    if n in (2, 3) and not (folder / str(n)).exists():
+        (folder / str(n)).touch()
+        while not all((folder / str(one)).exists() for one in (2, 3)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(values[n])
+
+
+def test_it_is_sent_again_when_all_who_had_it_have_died(pool: Pool, tmp_path: Path) -> None:
+    assert list(pool.map(partial(bereaved, tmp_path, np.arange(9.0)), range(9))) == list(range(9))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def speak(n: int) -> str:
+    logger = logging.getLogger("crbsvd_plugin.somewhere")
+    logger.warning("%s %d", "item", n)
+    logger.info("more of %d", n)
+    logging.getLogger("elsewhere").warning("not ours")
+    return str(n)
+
+
+@pytest.mark.parametrize("how", ["map", "reduce"])
+def test_what_is_logged_on_a_worker_is_logged_here_in_the_order_of_the_items(
+    pool: Pool, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for level in (logging.INFO, logging.WARNING):
+        caplog.clear()
+        with caplog.at_level(level, "crbsvd_plugin"):
+            results = pool.map(speak, range(5)) if how == "map" else pool.reduce(speak, joined, range(5), group=3)
+            next(results)
+            # what is not there yet has said nothing
+            assert "item 3" not in caplog.text
+            list(results)
+        expected = [
+            ("crbsvd_plugin.somewhere", *entry)
+            for n in range(5)
+            for entry in ((logging.WARNING, f"item {n}"), (logging.INFO, f"more of {n}"))
+            if entry[0] >= level
+        ]
+        assert [entry for entry in caplog.record_tuples if entry[0].startswith("crbsvd")] == expected
+
+
 def die_once(folder: Path, n: int) -> np.ndarray:
     if n == 5 and not (folder / "died").exists():
         (folder / "died").touch()

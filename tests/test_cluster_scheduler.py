@@ -128,8 +128,8 @@ def test_workers_with_several_threads() -> None:
 
 def test_versions_are_asked_of_workers_that_come_later() -> None:
     with pytest.raises(UserError, match=r"a worker on .* runs numpy .*, here it is 0\.1; install"):
-        workers._run({**workers.versions(), "numpy": "0.1"}, str, 1)
-    assert workers._run(workers.versions(), str, 1) == "1"
+        workers._run({**workers.versions(), "numpy": "0.1"}, 0, (1,), str)
+    assert workers._run(workers.versions(), 0, (1,), str).value == "1"
 
 
 def test_a_closed_port() -> None:

@@ -34,6 +34,11 @@ SIGNAL = np.exp(-np.arange(T) / 4 + 0.3j * np.arange(T))[:, None]
 
 @pytest.fixture
 def basis(rng: np.random.Generator, tmp_path: Path) -> str:
+    """Write a basis, and return its name."""
+    return write_basis(rng, tmp_path)
+
+
+def write_basis(rng: np.random.Generator, tmp_path: Path) -> str:
     """Write a complex basis with a dictionary of random atoms beside it, and return its name."""
     other = rng.standard_normal((T, K - 1)) + 1j * rng.standard_normal((T, K - 1))
     phi = np.linalg.qr(np.hstack([SIGNAL, other]))[0]

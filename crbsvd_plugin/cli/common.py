@@ -140,18 +140,6 @@ _READING = {
 }  # fmt: skip
 
 
-def reading_options(function: F) -> Callable[..., Any]:
-    """Give a verb that reads raw data the options of `pipeline.Config`, as one argument `settings`."""
-
-    @functools.wraps(function)
-    def wrapped(**options: Any) -> Any:
-        return function(settings={key: options.pop(key) for key in _READING}, **options)
-
-    for option in reversed(_READING.values()):
-        wrapped = option(wrapped)
-    return wrapped
-
-
 def _weights(_context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[Any, float]:
     """Read NAME=VALUE, or CLASS:NAME=VALUE as a pair."""
     weights: dict[Any, float] = {}
@@ -164,6 +152,10 @@ def _weights(_context: click.Context, parameter: click.Parameter, texts: tuple[s
     return weights
 
 
+_SPREADING = {
+    "workers": click.option("--workers", type=int, metavar="N", help="Spread the work over N processes."),
+    "scheduler": click.option("--scheduler", metavar="ADDRESS", help="Spread the work over this Dask cluster."),
+}
 _TRAINING = {
     "train": click.option(
         "--train", default="20000", show_default=True, help="Fingerprints to simulate: grid (all) or about N."
@@ -194,21 +186,31 @@ _TRAINING = {
         "--checkpoint", metavar="FILE", callback=file_name,
         help="Keep what is simulated here every two minutes, and go on from it.",
     ),
-    "workers": click.option("--workers", type=int, metavar="N", help="Spread the work over N processes."),
-    "scheduler": click.option("--scheduler", metavar="ADDRESS", help="Spread the work over this Dask cluster."),
+    **_SPREADING,
 }  # fmt: skip
 
 
-def training_options(function: F) -> Callable[..., Any]:
-    """Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
+def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable[[F], Callable[..., Any]]:
+    """Return what gives a verb these options, as one argument of that name."""
 
-    @functools.wraps(function)
-    def wrapped(**options: Any) -> Any:
-        return function(training={key: options.pop(key) for key in _TRAINING}, **options)
+    def decorate(function: F) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(**given: Any) -> Any:
+            return function(**{argument: {key: given.pop(key) for key in options}}, **given)
 
-    for option in reversed(_TRAINING.values()):
-        wrapped = option(wrapped)
-    return wrapped
+        for option in reversed(options.values()):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+reading_options = _as_one("settings", _READING)
+"""Give a verb that reads raw data the options of `pipeline.Config`, as one argument `settings`."""
+training_options = _as_one("training", _TRAINING)
+"""Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
+spreading_options = _as_one("cluster", _SPREADING)
+"""Give a verb the options of `cluster.spread`, as one argument `cluster`."""
 
 
 def number_or_none(text: str, option: str) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from . import common
@@ -13,12 +15,25 @@ from . import common
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
 @common.mask_level
+@common.spreading_options
 @common.force
 @common.verb
-def command(*, coeff: str, name: str, output: str, like: str | None, mask_level: float, force: bool) -> None:
-    """Fit maps to the coefficient images COEFF (ours, or of 'bart pics') with the dictionary of NAME."""
+def command(
+    *,
+    coeff: str,
+    name: str,
+    output: str,
+    like: str | None,
+    mask_level: float,
+    cluster: dict[str, Any],
+    force: bool,
+) -> None:
+    """Fit maps to the coefficient images COEFF (ours, or of 'bart pics') with the dictionary of NAME.
+
+    Voxels are what --workers and --scheduler spread: a single volume gains too.
+    """
     from .. import run
 
     with common.stages() as report:
-        written = run.fit(coeff, name, output, like=like, mask_level=mask_level, force=force, report=report)
+        written = run.fit(coeff, name, output, like=like, mask_level=mask_level, force=force, report=report, **cluster)
     click.echo("\n".join(str(path) for path in written))

@@ -15,6 +15,7 @@ from . import common
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @common.mask_level
 @common.reading_options
+@common.spreading_options
 @common.force
 @common.verb
 def command(
@@ -24,12 +25,17 @@ def command(
     output: str,
     mask_level: float,
     settings: dict[str, Any],
+    cluster: dict[str, Any],
     force: bool,
 ) -> None:
-    """Reconstruct the raw data RAW (ISMRMRD .h5) in the basis NAME, and fit maps with its dictionary."""
+    """Reconstruct the raw data RAW (ISMRMRD .h5) in the basis NAME, and fit maps with its dictionary.
+
+    Slices and other separate images are what --workers and --scheduler spread, one thread each: a single image gains
+    nothing.
+    """
     from .. import run
 
     config = run.config(basis=name, mask_level=mask_level, **settings)
     with common.stages() as report:
-        written = run.maps(raw, config, output, force=force, report=report)
+        written = run.maps(raw, config, output, force=force, report=report, **cluster)
     click.echo("\n".join(str(path) for path in written))

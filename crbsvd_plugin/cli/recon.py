@@ -20,6 +20,7 @@ from . import common
     help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.",
 )
 @common.reading_options
+@common.spreading_options
 @click.option("--dry-run", is_flag=True, help="Print shapes, memory and the same in BART; make nothing.")
 @common.force
 @common.verb
@@ -30,9 +31,14 @@ def command(
     output: str,
     settings: dict[str, Any],
     dry_run: bool,
+    cluster: dict[str, Any],
     force: bool,
 ) -> None:
-    """Reconstruct the coefficient images of the raw data RAW (ISMRMRD .h5) in the basis NAME."""
+    """Reconstruct the coefficient images of the raw data RAW (ISMRMRD .h5) in the basis NAME.
+
+    Slices and other separate images are what --workers and --scheduler spread, one thread each: a single image gains
+    nothing.
+    """
     from .. import run
 
     config = run.config(basis=name, fit=False, **settings)
@@ -42,5 +48,5 @@ def command(
         click.echo(forecast(raw, config).text())
         return
     with common.stages() as report:
-        images = run.recon(raw, config, output, force=force, report=report)
+        images = run.recon(raw, config, output, force=force, report=report, **cluster)
     click.echo(f"{output}: {images.rank} coefficients, {' x '.join(map(str, images.geometry.shape))} voxels")

@@ -79,6 +79,16 @@ def connect(*, workers: int | None, scheduler: str | None, timeout: float = 10.0
         yield Workers(client, versions())
 
 
+@contextmanager
+def spread(*, workers: int | None, scheduler: str | None) -> Iterator[Pool | None]:
+    """Connect as `connect` does if there is to be a cluster; else give None, for work that is then done otherwise."""
+    if workers is None and scheduler is None:
+        yield None
+        return
+    with connect(workers=workers, scheduler=scheduler) as pool:
+        yield pool
+
+
 def dask_setup(_worker: object) -> None:
     """Prepare a local worker (Dask calls this by its name): Ctrl-C is for the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

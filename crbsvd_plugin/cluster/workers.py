@@ -5,6 +5,7 @@ What it yields depends neither on their number, nor on who was first, nor on wor
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 import threading
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -28,11 +30,27 @@ R = TypeVar("R")
 
 _POLL = 5.0  # seconds between two looks at whether there is still a worker
 _PATIENCE = 600.0  # seconds without any worker: a queue may need its time to replace the last one
+_AGAIN = "start this command again: with a checkpoint, if it takes one, it goes on"
+_PACKAGE = __name__.partition(".")[0]
+_OPAQUE = {"pure": False, "traverse": False}
 _one_at_a_time = threading.Lock()
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What a call returned, and what was logged on the way to it: (logger, level, message)."""
+
+    value: Any
+    log: tuple[tuple[str, int, str], ...]
+
+
 class Workers(Pool):
-    """Runs everything on the workers of a Dask scheduler."""
+    """Runs everything on the workers of a Dask scheduler.
+
+    Items travel with their calls. A function travels once to every worker, so that what is bound to it
+    (`functools.partial`) may be as large as a dictionary. What the package logs on a worker is logged here when the
+    result comes.
+    """
 
     def __init__(self, client: Any, versions: Mapping[str, str]):
         self._client = client
@@ -40,8 +58,9 @@ class Workers(Pool):
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, progress: Progress | None = None) -> Iterator[R]:
         """Yield ``function(item)`` for every item, in their order (see `Pool`)."""
-        calls = ((self._call(function, item)(), 1) for item in items)
-        return self._ordered(calls, lambda workers: 2 * workers + 1, progress)
+        there = self._sent(function)
+        calls = ((self._call(item)(there), 1) for item in items)
+        yield from self._ordered(calls, lambda workers: 2 * workers + 1, progress)
 
     def reduce(
         self,
@@ -53,20 +72,31 @@ class Workers(Pool):
         progress: Progress | None = None,
     ) -> Iterator[R]:
         """Yield the merged results of every `group` items, in their order (see `Pool`)."""
-        lists = groups(items, group)
+        there, merge_there, lists = self._sent(function), self._sent(merge), groups(items, group)
 
         def calls() -> Iterator[tuple[Any, int]]:
             for members in lists:
-                yield tree((self._call(function, item)() for item in members), self._call(merge)), len(members)
+                results = (self._call(item)(there) for item in members)
+                yield tree(results, partial(self._call(), merge_there)), len(members)
 
         # one group more than keeps all busy: while one is being merged, another one begins
-        return self._ordered(calls(), lambda workers: 1 + math.ceil(2 * workers / group), progress)
+        yield from self._ordered(calls(), lambda workers: 1 + math.ceil(2 * workers / group), progress)
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return a call that is made on a worker; the arguments here are hidden from Dask, which would walk them."""
+    def _sent(self, function: Callable[..., Any]) -> Any:
+        """Return a function as a value of the cluster: made again if every worker that had it has died."""
+        from dask.delayed import Delayed, delayed
+
+        with self._connected():
+            future = self._client.compute(delayed(partial(_itself, function), **_OPAQUE)(), optimize_graph=False)
+        # calls that waited for it would begin in any order, and the first one is wanted first
+        self._wait(future)
+        return Delayed(future.key, {future.key: future})
+
+    def _call(self, *items: Any) -> Any:
+        """Return a call of a function that is there; items are hidden from Dask, which would walk them."""
         from dask.delayed import delayed
 
-        return delayed(partial(_run, self._versions, function, *arguments), pure=False, traverse=False)
+        return delayed(partial(_run, self._versions, _level(), items), **_OPAQUE)
 
     def _ordered(
         self, calls: Iterator[tuple[Any, int]], room: Callable[[int], int], progress: Progress | None
@@ -83,20 +113,39 @@ class Workers(Pool):
                 if not under_way:
                     return
                 future, n_items = under_way[0]
-                result = self._result(future)
+                answer = self._result(future)
                 under_way.popleft()
                 future.release()
                 del future
+                for name, level, message in answer.log:
+                    logging.getLogger(name).log(level, "%s", message)
                 tell(progress, n_items)
-                yield result
-                del result
+                yield answer.value
+                del answer
         finally:
             # after an exception, Ctrl-C or when nobody wants the rest: what has not begun is dropped
             for future, _ in under_way:
                 future.release()
 
-    def _result(self, future: Any) -> Any:
-        from distributed import KilledWorker, wait
+    def _result(self, future: Any) -> _Answer:
+        from distributed import KilledWorker
+
+        self._wait(future)
+        if future.cancelled():
+            raise _lost()
+        try:
+            answer: _Answer = future.result()
+            return answer
+        except KilledWorker as error:
+            raise UserError(
+                f"{error.allowed_failures + 1} workers died, one after the other, at the same piece of work; "
+                "most often they lack memory: use fewer workers on a machine, or read the workers' logs"
+            ) from None
+        except CancelledError:
+            raise _lost() from None
+
+    def _wait(self, future: Any) -> None:
+        from distributed import wait
 
         last_seen = time.monotonic()
         with self._connected(), self._client.as_current():
@@ -109,19 +158,8 @@ class Workers(Pool):
                     elif time.monotonic() - last_seen > _PATIENCE:
                         raise UserError(
                             f"no worker has been left for {_PATIENCE:g} s; start some (and find out why they ended), "
-                            "then start this command again: with a checkpoint it goes on"
+                            f"then {_AGAIN}"
                         ) from None
-        if future.cancelled():
-            raise _lost()
-        try:
-            return future.result()
-        except KilledWorker as error:
-            raise UserError(
-                f"{error.allowed_failures + 1} workers died, one after the other, at the same piece of work; "
-                "most often they lack memory: use fewer workers on a machine, or read the workers' logs"
-            ) from None
-        except CancelledError:
-            raise _lost() from None
 
     def _n_workers(self) -> int:
         return len(self._client.nthreads())
@@ -134,12 +172,50 @@ class Workers(Pool):
             raise _lost() from None
 
 
-def _run(expected: Mapping[str, str], function: Callable[..., R], *arguments: Any) -> R:
-    """Call a function on a worker, with one thread, whatever the worker has."""
+def _itself(value: T) -> T:
+    return value
+
+
+def _run(
+    expected: Mapping[str, str], level: int, items: tuple[Any, ...], function: Callable[..., Any], *results: _Answer
+) -> _Answer:
+    """Call a function on a worker with items or with earlier results; with one thread, whatever the worker has."""
     # a worker that came later was not there to be asked
     compare(expected, versions(), f"a worker on {platform.node()}")
-    with _one_at_a_time, threads.limit(1):
-        return function(*arguments)
+    log = [entry for result in results for entry in result.log]
+    with _one_at_a_time, threads.limit(1), _logged(level) as own:
+        value = function(*items, *(result.value for result in results))
+    return _Answer(value, (*log, *own))
+
+
+def _level() -> int:
+    return logging.getLogger(_PACKAGE).getEffectiveLevel()
+
+
+@contextmanager
+def _logged(level: int) -> Iterator[list[tuple[str, int, str]]]:
+    """Collect what the package logs from a level on, instead of showing it here."""
+    logger, found = logging.getLogger(_PACKAGE), list[tuple[str, int, str]]()
+    before, propagated = logger.level, logger.propagate
+    handler = _Collector(found)
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+        logger.setLevel(before)
+
+
+class _Collector(logging.Handler):
+    def __init__(self, found: list[tuple[str, int, str]]):
+        super().__init__()
+        self._found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._found.append((record.name, record.levelno, record.getMessage()))
 
 
 def versions() -> dict[str, str]:
@@ -158,7 +234,4 @@ def compare(ours: Mapping[str, str], theirs: Mapping[str, str], who: str) -> Non
 
 
 def _lost() -> UserError:
-    return UserError(
-        "the connection to the Dask scheduler was lost; look whether it still runs, "
-        "then start this command again: with a checkpoint it goes on"
-    )
+    return UserError(f"the connection to the Dask scheduler was lost; look whether it still runs, then {_AGAIN}")

@@ -7,10 +7,12 @@ that of largest |d^H c|; the complex scale is M0 = d^H c / norm, norm = ||phi^H 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cluster import Pool
 from ..dictionary import Dictionary
 from .result import Maps
 
@@ -26,6 +28,7 @@ def match(
     *,
     mask_level: float = 0.05,
     progress: Callable[[int], object] | None = None,
+    pool: Pool | None = None,
 ) -> Maps:
     """Return the parameters of the best atom for every voxel.
 
@@ -40,6 +43,8 @@ def match(
         that are not zero. Voxels that are not finite are never fitted.
     progress : callable, optional
         Called with the number of voxels after each block.
+    pool : Pool, optional
+        Workers to spread the blocks over. The blocks are the same everywhere, so the maps are, bit for bit.
 
     Raises
     ------
@@ -55,12 +60,13 @@ def match(
     brightest = np.percentile(size[finite], 99) if finite.any() else 0.0
     mask = (size > 0) & (size >= mask_level * brightest)
     chosen = np.flatnonzero(mask)
-    best = np.zeros(len(chosen), np.intp)
-    for start in range(0, len(chosen), _VOXELS):
-        part = slice(start, start + _VOXELS)
-        best[part] = best_atoms(voxels[chosen[part]], dictionary.coeff)
+    blocks = (voxels[chosen[start : start + _VOXELS]] for start in range(0, len(chosen), _VOXELS))
+    best, done = np.zeros(len(chosen), np.intp), 0
+    for found in (pool or Pool()).map(partial(best_atoms, atoms=dictionary.coeff), blocks):
+        best[done : done + len(found)] = found
+        done += len(found)
         if progress is not None:
-            progress(len(best[part]))
+            progress(len(found))
     theta = np.zeros((len(dictionary.parameters), len(voxels)), np.float32)
     m0, edge = np.zeros(len(voxels), np.complex64), np.zeros(len(voxels), bool)
     theta[:, chosen] = dictionary.theta[best].T
