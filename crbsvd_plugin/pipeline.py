@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from . import coils
+from . import bart, coils
 from .basis import Basis
 from .calibration import FovShift, GradientDelays, calibrated, mixed, whitening
+from .coils import Espirit
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
@@ -27,7 +28,7 @@ from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, collect
-from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
+from .recon import Backend, BartOptions, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -57,8 +58,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Virtual coils to keep: from 1 on their number, below 1 the share of energy, see `compression`.
     gradient_delays : str
         off, or estimate: find the gradient delays of radial readouts and correct the trajectory, see `delays`.
+    sens : str
+        native, or bart: whose ESPIRiT finds the sensitivities, see `coils.estimate_sensitivities`.
     backend : str
         native, sigpy or bart.
+    bart_terms : tuple of str
+        Regularisation terms of ``bart pics -R`` instead of `regulariser` and `lam`, see `recon.BartOptions`.
+    bart_lowmem : bool
+        The backend bart shall take less memory.
     regulariser : str
         l2, llr or wavelet.
     lam : float
@@ -92,7 +99,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fov_shift: FovShift = "off"
     coils: float | None = None
     gradient_delays: GradientDelays = "off"
+    sens: Espirit = "native"
     backend: Backend = "native"
+    bart_terms: tuple[str, ...] = ()
+    bart_lowmem: bool = False
     regulariser: Regulariser = "l2"
     lam: float = 0.0
     block: int = 8
@@ -166,7 +176,13 @@ def reconstruct_stream(
         The data, the basis and the config do not fit.
     """
     report = report or silent
-    _solver(config)  # before the data are read
+    # before the data are read
+    _solver(config)
+    if config.backend == "bart":
+        psf = config.kernel_cache is not None
+        bart.require(_bart_options(config).features(shift=config.shift, regulariser=config.regulariser, psf=psf))
+    elif config.sens == "bart":
+        bart.find()
     cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache)
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
@@ -240,8 +256,11 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
             coeff.shape[0] * coeff.shape[1],
         )
     step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
+    by_terms = bool(config.bart_terms)
     info = {
-        "backend": config.backend, "regulariser": config.regulariser, "lam": config.lam, "lam_scaling": config.scaling,
+        "sens": config.sens, "backend": config.backend, "bart_terms": list(config.bart_terms),
+        "bart_lowmem": config.bart_lowmem, "regulariser": None if by_terms else config.regulariser,
+        "lam": None if by_terms else config.lam, "lam_scaling": config.scaling,
         "block": config.block, "shift": config.shift, "solver": _solver(config), "iterations": config.iterations,
         "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
@@ -256,21 +275,27 @@ def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 def _solver(config: Config) -> Solver:
     return choose_solver(
-        config.solver, regulariser=config.regulariser, shift=config.shift, tolerance=config.tolerance,
-        backend=config.backend,
+        config.solver, regulariser=config.regulariser, lam=config.lam, shift=config.shift, tolerance=config.tolerance,
+        backend=config.backend, bart_options=_bart_options(config),
     )  # fmt: skip
+
+
+def _bart_options(config: Config) -> BartOptions:
+    return BartOptions(config.bart_terms, config.bart_lowmem)
 
 
 def _coefficients(
     group: Group, ksp: NDArray[Any], basis: Basis, config: Config, cache: KernelCache | None, report: Report
 ) -> NDArray[Any]:
     report("sensitivities", 0, 0)
-    sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
+    sens = coils.estimate_sensitivities(
+        ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, espirit=config.sens
+    )
     operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=cache)
     report("reconstruction", 0, config.iterations)
     return reconstruct(
         operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,
         scaling=config.scaling, solver=config.solver, iterations=config.iterations, tolerance=config.tolerance,
-        backend=config.backend,
+        backend=config.backend, bart_options=_bart_options(config),
         callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
     )  # fmt: skip

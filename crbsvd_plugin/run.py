@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import __version__, bart, files, pipeline
+from . import __version__, files, pipeline
 from .basis import Basis
 from .errors import UserError
 from .fit.result import Maps
@@ -106,8 +106,6 @@ def _check_folders(output: str, *, force: bool) -> None:
 
 
 def _reconstructed(raw: str, config: Config, report: Report) -> tuple[CoefficientImages, list[Reconstruction]]:
-    if config.backend == "bart":
-        bart.find()  # before the data are read
     with open_raw(raw) as (header, items):
         results = list(pipeline.reconstruct_stream(header, items, config, report=report))
     return pipeline.gathered(results, config), results

@@ -100,10 +100,19 @@ _READING = {
         "--gradient-delays", type=click.Choice(["off", "estimate"]), default="off", show_default=True,
         help="Find the gradient delays of radial readouts, and correct the trajectory.",
     ),
+    "sens": click.option(
+        "--sens", type=click.Choice(["native", "bart"]), default="native", show_default=True,
+        help="Which program finds the coil sensitivities.",
+    ),
     "backend": click.option(
         "--backend", type=click.Choice(["native", "sigpy", "bart"]), default="native", show_default=True,
         help="Which program solves it: the result is the same.",
     ),
+    "bart_terms": click.option(
+        "--bart-term", "bart_terms", multiple=True, metavar="TERM",
+        help="Regularisation term as after bart pics -R, e.g. W:7:0:0.01, instead of --regulariser and --lam.",
+    ),
+    "bart_lowmem": click.option("--bart-lowmem", is_flag=True, help="The backend bart shall take less memory."),
     "regulariser": click.option(
         "--regulariser", type=click.Choice(["l2", "llr", "wavelet"]), default="l2", show_default=True,
         help="Penalty: energy, low rank of blocks, or wavelet coefficients.",
