@@ -21,13 +21,15 @@ from test_cluster_scheduler import small
 from test_matching import KINDS, Freeze, dictionary, numbers
 from test_pipeline import head, scan, silent, write_basis
 
-from crbsvd_plugin import mrd, pipeline, run, threads
+from crbsvd_plugin import group, mrd, run, threads
 from crbsvd_plugin.cluster import Pool, connect
+from crbsvd_plugin.config import Config
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.fit import matching
 from crbsvd_plugin.fit.matching import match
 from crbsvd_plugin.fit.result import Maps
-from crbsvd_plugin.pipeline import Config, Reconstruction, reconstruct_stream
+from crbsvd_plugin.group import Reconstruction
+from crbsvd_plugin.pipeline import reconstruct_stream
 
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")  # Dask needs it
@@ -63,8 +65,8 @@ def there(
 ) -> list[Reconstruction]:
     """On workers; they load what this process is kept from calling."""
     with monkeypatch.context() as patch:
-        for name in ("calibrated", "reconstruct", "match"):
-            patch.delattr(pipeline, name)
+        for name in ("calibrated", "solve", "match"):
+            patch.delattr(group, name)
         return list(reconstruct_stream(head(), items, config, pool=pool, **options))
 
 
