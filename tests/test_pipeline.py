@@ -21,7 +21,7 @@ from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.model import Parameter
 from crbsvd_plugin.pipeline import Config, Reconstruction, gathered, reconstruct_stream
-from crbsvd_plugin.recon import reconstruct
+from crbsvd_plugin.recon import BartOptions, reconstruct
 from crbsvd_plugin.trajectory import radial
 
 T, K, N, C = 6, 2, 16, 3
@@ -238,7 +238,7 @@ def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
     found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))
     options = seen[0]
     options.pop("callback")
-    assert options == {**chosen, "solver": None}
+    assert options == {**chosen, "solver": None, "bart_options": BartOptions()}
     assert ("reconstruction", 1, 4) in stages
     info = gathered(found, config).info
     assert info["lam_scaling"] == "bart"
