@@ -170,26 +170,33 @@ class SubspaceOperator:
         return Toeplitz(self._kernel_cache.get(facts, self._kernel), self.rank)
 
     def _kernel(self) -> NDArray[Any]:
-        plan = self._plan(1, tuple(2 * n for n in self.shape), 1, **_KERNEL[self.dtype])
+        # modeord: lag 0 at index 0, where the transform of the kernel wants it
+        plan = self._plan(1, tuple(2 * n for n in self.shape), 1, modeord=1, **_KERNEL[self.dtype])
 
-        def psf(strength: NDArray[Any]) -> NDArray[Any]:
-            lags: NDArray[Any] = plan.execute(strength.astype(self.dtype).ravel())
-            lags *= self._real.type(self._scale**2)
-            return lags
+        def psf(strength: NDArray[Any], lags: NDArray[Any]) -> None:
+            strength *= self._real.type(self._scale**2)
+            plan.execute(strength.ravel(), out=lags)
 
         return parts_of(psf, self.phi, self.frame, self.weights, self.shape)
 
-    def _plan(self, kind: int, modes: tuple[int, ...], n_transforms: int, *, eps: float, upsampfac: float) -> Any:
+    def _plan(
+        self, kind: int, modes: tuple[int, ...], n_transforms: int, *, eps: float, upsampfac: float, modeord: int = 0
+    ) -> Any:
         """Plan a NUFFT of this trajectory between the samples and a grid of `modes`; not kept, for it is large."""
         import finufft
 
         plan = finufft.Plan(
             kind, modes, n_trans=n_transforms, eps=eps, isign=1 if kind == 1 else -1, upsampfac=upsampfac,
-            dtype=self.dtype.name, nthreads=threads.count(),
+            modeord=modeord, dtype=self.dtype.name, nthreads=threads.count(),
         )  # fmt: skip
         # one voxel is 1/n of the field of view, however many lags the grid holds
-        points = (2 * np.pi / np.array(self.shape)) * self.traj.reshape(-1, len(self.shape)).astype(np.float64)
-        plan.setpts(*np.ascontiguousarray(points.T, dtype=self._real))
+        along = (self.traj[..., axis].ravel() for axis in range(len(self.shape)))
+        plan.setpts(
+            *(
+                np.multiply(k, 2 * np.pi / n, dtype=np.float64).astype(self._real)
+                for k, n in zip(along, self.shape, strict=True)
+            )
+        )
         return plan
 
     def _checked(self, array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
