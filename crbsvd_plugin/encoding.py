@@ -179,15 +179,13 @@ class SubspaceOperator:
 
         return parts_of(psf, self.phi, self.frame, self.weights, self.shape)
 
-    def _plan(
-        self, kind: int, modes: tuple[int, ...], n_transforms: int, *, eps: float, upsampfac: float, modeord: int = 0
-    ) -> Any:
+    def _plan(self, kind: int, modes: tuple[int, ...], n_transforms: int, **options: float) -> Any:
         """Plan a NUFFT of this trajectory between the samples and a grid of `modes`; not kept, for it is large."""
         import finufft
 
         plan = finufft.Plan(
-            kind, modes, n_trans=n_transforms, eps=eps, isign=1 if kind == 1 else -1, upsampfac=upsampfac,
-            modeord=modeord, dtype=self.dtype.name, nthreads=threads.count(),
+            kind, modes, n_trans=n_transforms, isign=1 if kind == 1 else -1, dtype=self.dtype.name,
+            nthreads=threads.count(), **options,
         )  # fmt: skip
         # one voxel is 1/n of the field of view, however many lags the grid holds
         along = (self.traj[..., axis].ravel() for axis in range(len(self.shape)))
