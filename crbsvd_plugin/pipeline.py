@@ -15,7 +15,7 @@ import numpy as np
 
 from . import coils
 from .basis import Basis
-from .calibration import FovShift, GradientDelays, calibrated, mixed, whitening
+from .calibration import FovShift, GradientDelays, PhaseDrift, calibrated, mixed, whitening
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
@@ -55,6 +55,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         data in which neither the scanner nor another program has done that.
     coils : float, optional
         Virtual coils to keep: from 1 on their number, below 1 the share of energy, see `compression`.
+    phase_drift : str
+        off, or steps or linear: find the phases of the shots, which stay or change within a shot, and take them out of
+        the data, see `drift`.
     gradient_delays : str
         off, or estimate: find the gradient delays of radial readouts and correct the trajectory, see `delays`.
     backend : str
@@ -91,6 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     traj_units: str = "cycles/fov"
     fov_shift: FovShift = "off"
     coils: float | None = None
+    phase_drift: PhaseDrift = "off"
     gradient_delays: GradientDelays = "off"
     backend: Backend = "native"
     regulariser: Regulariser = "l2"
@@ -125,7 +129,7 @@ class Reconstruction:
     digest : str
         `Basis.digest` of the basis.
     calibration : dict
-        What was found in the data and used: virtual coils, gradient delays.
+        What was found in the data and used: virtual coils, phases of the shots, gradient delays.
     """
 
     key: dict[str, int]
@@ -142,7 +146,8 @@ def reconstruct_stream(
 ) -> Iterator[Reconstruction]:
     """Reconstruct the groups of a stream, one after the other.
 
-    Prewhitening, coil compression, gradient delays, sensitivities from the data, subspace reconstruction, matching.
+    Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
+    reconstruction, matching.
 
     Parameters
     ----------
@@ -175,8 +180,8 @@ def reconstruct_stream(
     whiten = whitening(scan, noise_bandwidth(header) or 1.0)
     for group in scan.groups:
         group, ksp, calibration = calibrated(
-            group, mixed(group.ksp, whiten), basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays,
-            fov_shift=config.fov_shift, report=report,
+            group, mixed(group.ksp, whiten), basis.phi, virtual=config.coils, phase_drift=config.phase_drift,
+            gradient_delays=config.gradient_delays, fov_shift=config.fov_shift, report=report,
         )  # fmt: skip
         coeff = _coefficients(group, ksp, basis, config, cache, report)
         sigma = 0.0 if whiten is None else coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames)

@@ -94,6 +94,8 @@ class Group:
         Positions in cycles per field of view, in the order of X.
     frame : int array (R,)
         Frame of every readout.
+    time : float64 array (R,)
+        When it was recorded, in any unit; no two at the same time.
     geometry : Geometry
         Where the image lies.
     """
@@ -102,6 +104,7 @@ class Group:
     ksp: NDArray[np.complex64]
     traj: NDArray[np.float64]
     frame: NDArray[np.intp]
+    time: NDArray[np.float64]
     geometry: Geometry
 
     @property
@@ -273,7 +276,17 @@ def _stacked(
     shape = geometry.shape[:n_dims][::-1]
     positions = to_cycles_per_fov(traj[..., n_dims - 1 :: -1], units=traj_units, shape=shape)
     frame = np.array([getattr(item.idx, counter) for item in items], dtype=np.intp)
-    return Group(key, ksp, positions, frame, geometry)
+    return Group(key, ksp, positions, frame, _times(items), geometry)
+
+
+def _times(items: list[Acquisition]) -> NDArray[np.float64]:
+    """Return the time stamps [ticks] of readouts, or their order in the scan where stamps say nothing."""
+    order = np.argsort([item.scan_counter for item in items], kind="stable")
+    stamps, count = np.array([items[i].acquisition_time_stamp for i in order], np.float64), np.arange(len(items))
+    time = np.zeros(len(items))
+    # a tick is coarse: readouts that share one keep their order within it
+    time[order] = stamps + count / len(items) if (np.diff(stamps) >= 0).all() and stamps[-1] > stamps[0] else count
+    return time
 
 
 def _without(items: list[Acquisition]) -> int:
