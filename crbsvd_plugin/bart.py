@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from .errors import UserError
 from .files import with_suffix
-from .staging import unwritable
+from .staging import hidden, make_locked, sweep, unwritable
 
 _DTYPE = np.dtype("<c8")
 _MAX_DIMS = 16
 _HEADER_BYTES = 1 << 20
+_TEMPORARY = "crbsvd-bart"
 _CHUNK = 1 << 22  # elements converted at a time: 32 MiB
 
 # Runs in an interpreter of its own between us and BART and then becomes BART. `preexec_fn` would
@@ -135,27 +136,33 @@ def _failure(args: Sequence[str], status: int, out: str, err: str) -> UserError:
 def temporary_folder() -> Iterator[Path]:
     """Make a folder that only this user can enter, and remove it with its content at the end.
 
-    It lies where `tempfile` puts it: ``TMPDIR=/dev/shm`` keeps BART's files in memory.
+    It lies where `tempfile` puts it: ``TMPDIR=/dev/shm`` keeps BART's files in memory. What killed runs left
+    there is removed first.
 
     Raises
     ------
     UserError
         Temporary files cannot be written.
     """
-    folder: Path | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix="crbsvd-"))
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise UserError(f"there is no place for temporary files ({error.strerror}); free some or set TMPDIR") from None
+    folder, lock = hidden(place / _TEMPORARY), None
+    try:
+        sweep(place / _TEMPORARY)
+        lock = make_locked(folder)
         yield folder
     except OSError as error:
         reason = unwritable(error)
-        elsewhere = folder is not None and error.filename is not None and folder not in Path(error.filename).parents
-        if reason is None or elsewhere:
+        where = folder if error.filename is None else Path(error.filename)
+        if reason is None or folder not in (where, *where.parents):
             raise
-        place = folder.parent if folder else "the folder for temporary files"
         raise UserError(f"cannot write in {place}: {reason}; free some or set TMPDIR to another place") from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def read_cfl(name: str | Path, *, mapped: bool = False) -> NDArray[np.complex64]:
