@@ -172,6 +172,29 @@ def test_temporary_folder_is_private_and_removed(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_temporary_folders_of_killed_runs_are_removed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "crbsvd-bart").mkdir()
+    with bart.temporary_folder() as of_another_run:
+        left = of_another_run.with_name(f"{of_another_run.name}0")
+        left.mkdir()
+        (left / "ksp.cfl").write_text("x")
+        with bart.temporary_folder():
+            assert not left.exists()
+            assert of_another_run.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["crbsvd-bart"]
+
+
+def test_no_place_for_temporary_files_is_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="cannot write in .*missing.*TMPDIR"), bart.temporary_folder():
+        pytest.fail("there is a folder")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(UserError, match="no place for temporary files.*TMPDIR"), bart.temporary_folder():
+        pytest.fail("there is a folder")
+
+
 def test_full_disk_is_a_message(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
