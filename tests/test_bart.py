@@ -186,12 +186,9 @@ def test_temporary_folders_of_killed_runs_are_removed_and_no_others(tmp_path, mo
 
 
 def test_no_place_for_temporary_files_is_a_message(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    with pytest.raises(UserError, match="cannot write in .*missing.*TMPDIR"), bart.temporary_folder():
-        pytest.fail("there is a folder")
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
-    with pytest.raises(UserError, match="no place for temporary files.*TMPDIR"), bart.temporary_folder():
+    with pytest.raises(UserError, match=r"no place for temporary files.*TMPDIR"), bart.temporary_folder():
         pytest.fail("there is a folder")
 
 
