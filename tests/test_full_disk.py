@@ -16,6 +16,7 @@ QUICK = ("--threads", "1", "--iterations", "3")
 OUTPUTS = {
     "recon": ("recon", "raw.h5", "b", "-o", "disk/out", *QUICK),
     "maps": ("maps", "raw.h5", "b", "-o", "disk/out", *QUICK),
+    "volumes": ("maps", "raw.h5", "b", "-o", "disk/out", *QUICK, "--groups", "repetition"),
     "simulate": ("simulate", "spec.toml", "-o", "disk/out.h5", *cli_case.SCAN),
     "fit": ("fit", "c", "b", "-o", "disk/out"),
     "basis": ("basis", "spec.toml", "-o", "disk/out", *cli_case.SIZES),
@@ -71,7 +72,7 @@ def check_refused(one: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("verb", [pytest.param(verb, marks=pytest.mark.slow) for verb in OUTPUTS])
 def test_output(enter: list[str], here: Path, verb: str) -> None:
     # a page is 4 KiB; every file takes one or more
-    steps = {"recon": 4, "basis": 8, "simulate": 48}
+    steps = {"recon": 4, "volumes": 24, "basis": 8, "simulate": 48}
     sizes = list(range(4, 1000, steps.get(verb, 12)))
     *refused, last = filled(enter, here, sizes, *OUTPUTS[verb])
     assert len(refused) > 4
