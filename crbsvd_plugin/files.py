@@ -85,6 +85,8 @@ class Product:
         self._kind = kind
         self._force = force
         self._names: list[str] = []
+        self._hashes: dict[str, str] = {}
+        self._part = staging / f"{sidecar.name}.part"
         self._former = _members(sidecar, kind) or {}
 
     def path(self, name: str) -> Path:
@@ -95,27 +97,29 @@ class Product:
             self._names.append(name)
         return self._staging / name
 
-    def commit(self, content: dict[str, Any]) -> None:
-        """Write the sidecar, with its kind and the hashes of all members, and rename everything.
+    def prepare(self, content: dict[str, Any]) -> None:
+        """Write the sidecar, with its kind and the hashes of all members, under a name that does not commit it yet."""
+        self._hashes = {name: sha256(self._staging / name) for name in self._names}
+        text = json.dumps({"format": self._kind, **content, "files": self._hashes}, indent=1, allow_nan=False)
+        self._part.write_text(text + "\n", encoding="utf-8")
+
+    def commit(self, content: dict[str, Any] | None = None) -> None:
+        """Write the sidecar if it is not prepared, and rename everything.
 
         Files that only the replaced product had are removed, or they would pass for part of this
         one; not those that were changed since: they are the user's now.
         """
-        hashes = {name: sha256(self._staging / name) for name in self._names}
+        if content is not None:
+            self.prepare(content)
         with turn(self._sidecar.parent):
             # another run may have been as fast
             _check_free(self._sidecar, self._names, kind=self._kind, force=self._force)
-            self._commit(content, hashes)
-
-    def _commit(self, content: dict[str, Any], hashes: dict[str, str]) -> None:
-        text = json.dumps({"format": self._kind, **content, "files": hashes}, indent=1, allow_nan=False)
-        (self._staging / (self._sidecar.name + ".part")).write_text(text + "\n", encoding="utf-8")
-        os.replace(self._staging / (self._sidecar.name + ".part"), self._staging / self._sidecar.name)
-        move_all(self._staging, self._sidecar)
-        for name in self._former.keys() - hashes.keys():
-            path = self._sidecar.parent / Path(name).name
-            if path.is_file() and sha256(path) == self._former[name]:
-                path.unlink()
+            os.replace(self._part, self._staging / self._sidecar.name)
+            move_all(self._staging, self._sidecar)
+            for name in self._former.keys() - self._hashes.keys():
+                path = self._sidecar.parent / Path(name).name
+                if path.is_file() and sha256(path) == self._former[name]:
+                    path.unlink()
 
 
 @contextmanager

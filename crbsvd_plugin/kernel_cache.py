@@ -15,6 +15,7 @@ import numpy as np
 from . import __version__
 from .checkpoint import Checkpoint
 from .errors import UserError
+from .staging import sweep_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,8 @@ class KernelCache:
             ) from None
         if status.st_uid != os.geteuid() or status.st_mode & _OTHERS:
             raise UserError(f"kernel cache: {self.folder} can be written by others, expected a folder of your own")
+        # a killed run may have left one of gigabytes, which nobody else looks for
+        sweep_all(self.folder)
 
     def get(self, facts: Sequence[Any], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Return the kernel that `make` makes of `facts`: from its file, or else made, and then kept.

@@ -9,7 +9,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,25 @@ def save_maps(
         Something of these names is there already, the folder cannot be written, two parameters
         would have the same file, or a window is not valid or of an unknown parameter.
     """
+    with staged_maps(maps, affine, directory, info=info, windows=windows, force=force, pictures=pictures) as commit:
+        return commit()
+
+
+@contextmanager
+def staged_maps(
+    maps: Maps,
+    affine: ArrayLike,
+    directory: str | Path,
+    *,
+    info: Mapping[str, Any],
+    windows: Mapping[str, display.Window] | None = None,
+    force: bool = False,
+    pictures: bool = True,
+) -> Iterator[Callable[[], list[Path]]]:
+    """Write maps under temporary names, and give what renames them: for several that shall all appear or none.
+
+    Arguments, result of the renaming and errors are those of `save_maps`.
+    """
     folder = Path(directory)
     affine = _checked_affine(affine)
     mask = _checked_mask(maps)
@@ -115,8 +135,13 @@ def save_maps(
                 affine=affine,
                 mask=mask,
             )
-        product.commit(_summary(maps, mask, affine, info))
-    return [folder / name for name in [*names, sidecar.name]]
+        product.prepare(_summary(maps, mask, affine, info))
+
+        def commit() -> list[Path]:
+            product.commit()
+            return [folder / name for name in [*names, sidecar.name]]
+
+        yield commit
 
 
 def load_map(path: str | Path) -> tuple[NDArray[Any], NDArray[np.float64]]:

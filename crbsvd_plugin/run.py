@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .group import Reconstruction
 from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
-from .maps import save_maps
+from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
@@ -184,11 +185,12 @@ def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, sourc
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }
-    written: list[Path] = []
-    for i, volume in enumerate(volumes):
-        folder = Path(output) if len(volumes) == 1 else Path(output) / f"volume-{i}"
-        written += save_maps(volume, images.affine, folder, info=info, force=force)
-    return written
+    with ExitStack() as stack:
+        commits = []
+        for i, volume in enumerate(volumes):
+            folder = Path(output) if len(volumes) == 1 else Path(output) / f"volume-{i}"
+            commits.append(stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force)))
+        return [path for commit in commits for path in commit()]
 
 
 def _geometry(raw: str) -> Any:

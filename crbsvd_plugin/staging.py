@@ -50,7 +50,7 @@ def staging_folder(sidecar: Path) -> Iterator[Path]:
     """
     folder = sidecar.parent
     # named before it is made, so that no moment is left at which Ctrl-C could orphan it
-    staging = folder / f".{sidecar.name}{_MARK}{secrets.token_hex(4)}"
+    staging = hidden(sidecar)
     handle: int | None = None
     fresh: list[Path] = []
     try:
@@ -81,6 +81,24 @@ def staging_folder(sidecar: Path) -> Iterator[Path]:
         raise refused(sidecar, error) from None
 
 
+def hidden(sidecar: Path) -> Path:
+    """Return a new name, beside `sidecar`, of a folder that `sweep` would find."""
+    return sidecar.parent / f".{sidecar.name}{_MARK}{secrets.token_hex(4)}"
+
+
+def make_locked(folder: Path) -> int | None:
+    """Make a folder for this user alone, and lock it; return the lock, or None where the file system has none."""
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        handle = lock(folder)
+        # between the two lines, another run may have swept it, or be about to
+        if handle is not None and folder.exists():
+            return handle
+        if handle is not None:
+            os.close(handle)
+    return None
+
+
 def refused(sidecar: Path, error: OSError) -> Exception:
     """Return what to raise: a message if it is about the place, else the error itself."""
     reason = unwritable(error)
@@ -103,26 +121,16 @@ def unwritable(error: OSError) -> str | None:
     return next((why for code, why in _UNWRITABLE.items() if f"errno = {code}," in text), None)
 
 
-def make_locked(folder: Path) -> int | None:
-    """Make a folder that only this user can enter, and lock it; None where the file system has no locks."""
-    for _ in range(_ATTEMPTS):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        handle = lock(folder)
-        # between the two lines, another run may have swept it, or be about to
-        if handle is not None and folder.exists():
-            return handle
-        if handle is not None:
-            os.close(handle)
-    return None
-
-
 def lock(folder: Path) -> int | None:
-    """Lock a folder for as long as this process lives; None if another one holds it."""
+    """Lock a folder for as long as this process lives; None if another one holds it, or it is another user's."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        return None  # another user's, or gone in the meantime
+        return None  # closed to us, or gone in the meantime
     try:
+        # in a folder that all may write to, somebody could leave files that a sweep would give their names
+        if os.fstat(handle).st_uid != os.geteuid():
+            raise PermissionError(f"{folder} is another user's")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
@@ -167,3 +175,9 @@ def sweep(sidecar: Path) -> None:
             _finish(staging, sidecar)
         finally:
             os.close(handle)
+
+
+def sweep_all(folder: Path) -> None:
+    """Finish or remove what killed runs left behind in a folder, whatever it was to become."""
+    for staging in list(folder.glob(f".*{_MARK}*")):
+        sweep(folder / staging.name[1:].rpartition(_MARK)[0])

@@ -86,6 +86,22 @@ def test_after_a_kill_at_any_step_the_next_run_finishes_or_sweeps(tmp_path: Path
     assert child(KILLED, tmp_path / "last", N_POINTS).stdout == "survived\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_what_another_user_left_is_not_swept(tmp_path: Path) -> None:
+    """In a folder that all may write to, a sweep would give its files their names there."""
+    staging = tmp_path / ".p.json.crbsvd-tmp-01234567"
+    staging.mkdir()
+    for name in ("p.json", "notes.txt"):
+        (staging / name).write_text("theirs")
+    (tmp_path / "notes.txt").write_text("ours")
+    os.chown(staging, 12345, 12345)
+    files.check_free(tmp_path / "p.json", [], force=False, kind="test/1")
+    assert (tmp_path / "notes.txt").read_text() == "ours"
+    os.chown(staging, 0, 0)
+    with pytest.raises(UserError, match="exists already"):
+        files.check_free(tmp_path / "p.json", [], force=False, kind="test/1")
+
+
 FULL = """
 import resource, sys
 from pathlib import Path

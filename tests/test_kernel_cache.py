@@ -100,6 +100,17 @@ def test_a_full_disk_is_no_reason_to_fail(
     assert files_of(cache) == []
 
 
+def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path)
+    made(cache, 1)
+    (file,) = files_of(cache)
+    left = tmp_path / f".{'0' * 64}.kernel.crbsvd-tmp-01234567"
+    left.mkdir()
+    (left / "half.part").write_bytes(b"x" * 100)
+    assert made(KernelCache(tmp_path), 1) == 0
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_folders_that_are_not_private(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
@@ -63,11 +62,7 @@ def _within(folder: Path, path: Path) -> bool:
 def _sweep(place: Path) -> None:
     """Remove what this user's runs left there when they were killed; a folder that is locked has one that lives."""
     for old in place.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            status = old.lstat()
-            # anyone may put a link, or a folder of theirs, into a place for temporary files
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-                continue
+        # none for a link, or a folder of somebody else's: anyone may put them into a place for temporary files
         handle = lock(old)
         if handle is not None:
             try:
