@@ -3,7 +3,8 @@
 For C coils and K coefficients the normal operator has K C forward and as many inverse transforms of the doubled
 grid, pruned: zeros are not transformed, nor what is cut away. The peer is these transforms and nothing else, with
 the same library, dtype and threads, in buffers made before, coils and coefficients spread over the threads, pieces
-of the last axes as small. The last line printed is JSON: medians of pairs, and slopes of the cost.
+of the last axes as small. Pairs of all cases are measured round by round, so that a machine which is busy for a while
+slows them all, and slopes stay what they are. The last line printed is JSON: a list of cases, medians of pairs.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from scipy import fft
 
 from crbsvd_plugin import SubspaceOperator, threads
 
-# name: image size, coils, coefficients; the first one is varied in one number at a time
+# image size, coils, coefficients; the first one is varied in one number at a time
 _FIRST = ((256, 256), 8, 5)
 _CASES = [
-    _FIRST, ((256, 256), 8, 2), ((256, 256), 8, 10), ((256, 256), 8, 15), ((256, 256), 2, 5), ((256, 256), 16, 5),
-    ((128, 128), 8, 5), ((384, 384), 8, 5), ((64, 64, 64), 8, 4),
-]  # fmt: skip
-_ROWS, _PAIRS = 16, 5
+    _FIRST,
+    *(((256, 256), 8, rank) for rank in (2, 3, 10, 15)),
+    *(((256, 256), n_coils, 5) for n_coils in (2, 4, 16)),
+    *(((n, n), 8, 5) for n in (128, 192, 384)),
+    ((64, 64, 64), 8, 4),
+]
+_ROWS, _ROUNDS = 16, 11
 
 
 class Transforms:
@@ -64,56 +68,54 @@ class Transforms:
         fft.ifft(lines, axis=0, overwrite_x=True)
 
 
-def measure(shape: tuple[int, ...], n_coils: int, rank: int) -> dict[str, object]:
-    """Return medians of both, and the error of the normal operator against adjoint(forward)."""
-    rng = np.random.default_rng(0)
-    n_readouts, n_samples = 400, 2 * shape[0]
-    direction = rng.standard_normal((n_readouts, 1, len(shape)))
-    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    traj = direction * ((np.arange(n_samples) - shape[0]) / 2)[:, None]
-    phi = np.linalg.qr(rng.standard_normal((100, rank)))[0]
-    sens = (rng.standard_normal((n_coils, *shape)) + 1j * rng.standard_normal((n_coils, *shape))).astype(np.complex64)
-    operator = SubspaceOperator(traj, frame=np.arange(n_readouts) % 100, phi=phi, sens=sens)
-    coeff = rng.standard_normal(operator.coeff_shape).astype(np.complex64)
-    explicit = operator.adjoint(operator.forward(coeff))
-    found = operator.normal(coeff)
-    transforms = Transforms(shape, n_coils, rank)
-    pairs = []
-    with ThreadPoolExecutor(threads.count()) as pool:
-        transforms.run(pool)
-        for _ in range(_PAIRS):
-            start = time.perf_counter()
-            operator.normal(coeff)
-            between = time.perf_counter()
-            transforms.run(pool)
-            pairs.append((between - start, time.perf_counter() - between))
-    ours, peer = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return {
-        "case": f"{' x '.join(map(str, shape))}, C = {n_coils}, K = {rank}",
-        "ours_s": ours,
-        "peer_s": peer,
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "error": float(np.linalg.norm(found - explicit) / np.linalg.norm(explicit)),
-    }
+class Case:
+    """An operator of that size and its transforms, with their times."""
 
+    def __init__(self, shape: tuple[int, ...], n_coils: int, rank: int):
+        rng = np.random.default_rng(0)
+        n_readouts, n_samples = 400, 2 * shape[0]
+        direction = rng.standard_normal((n_readouts, 1, len(shape)))
+        direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+        traj = direction * ((np.arange(n_samples) - shape[0]) / 2)[:, None]
+        phi = np.linalg.qr(rng.standard_normal((100, rank)))[0]
+        sens = rng.standard_normal((n_coils, *shape)) + 1j * rng.standard_normal((n_coils, *shape))
+        sens = sens.astype(np.complex64)
+        self.size = (shape, n_coils, rank)
+        self.operator = SubspaceOperator(traj, frame=np.arange(n_readouts) % 100, phi=phi, sens=sens)
+        self.coeff = rng.standard_normal(self.operator.coeff_shape).astype(np.complex64)
+        self.transforms = Transforms(shape, n_coils, rank)
+        self.pairs: list[tuple[float, float]] = []
 
-def slopes(seconds: dict[tuple[tuple[int, ...], int, int], float]) -> list[str]:
-    """Return by which power the cost grows with K, C and the number of voxels, the others as in the first case."""
-    found = []
-    for name, at in (("K", 2), ("C", 1), ("N", 0)):
-        others = [i for i in range(3) if i != at]
-        same = sorted(case for case in seconds if all(case[i] == _FIRST[i] for i in others) and len(case[0]) == 2)
-        x = np.log([np.prod(case[at]) for case in same])
-        slope = np.polyfit(x, np.log([seconds[case] for case in same]), 1)[0]
-        found.append(f"cost ~ {name}^{slope:.2f} over {name} = {', '.join(str(int(np.prod(c[at]))) for c in same)}")
-    return found
+    def error(self) -> float:
+        """Return that of the normal operator against adjoint(forward), which also makes its kernels."""
+        explicit = self.operator.adjoint(self.operator.forward(self.coeff))
+        return float(np.linalg.norm(self.operator.normal(self.coeff) - explicit) / np.linalg.norm(explicit))
+
+    def measure(self, pool: ThreadPoolExecutor) -> None:
+        """Time both once."""
+        start = time.perf_counter()
+        self.operator.normal(self.coeff)
+        between = time.perf_counter()
+        self.transforms.run(pool)
+        self.pairs.append((between - start, time.perf_counter() - between))
 
 
 def main() -> None:
     """Measure all cases."""
-    rows = {case: measure(*case) for case in _CASES}
-    seconds = {case: float(str(row["ours_s"])) for case, row in rows.items()}
-    print(json.dumps({"cases": list(rows.values()), "slopes": slopes(seconds)}))
+    cases = [Case(*size) for size in _CASES]
+    errors = [case.error() for case in cases]
+    with ThreadPoolExecutor(threads.count()) as pool:
+        for _ in range(1 + _ROUNDS):
+            for case in cases:
+                case.measure(pool)
+    rows = []
+    for case, error in zip(cases, errors, strict=True):
+        shape, n_coils, rank = case.size
+        ours, peer = (statistics.median(times) for times in zip(*case.pairs[1:], strict=True))  # the first warms up
+        name = f"{' x '.join(map(str, shape))}, C = {n_coils}, K = {rank}"
+        rows.append({"case": name, "size": case.size, "ours_s": ours, "peer_s": peer, "error": error})
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"cases": rows, "megabytes": megabytes}))
 
 
 if __name__ == "__main__":

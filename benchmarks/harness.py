@@ -91,7 +91,7 @@ def main(
     print(f"{'case':<16}" + "".join(f"{name:>{width}}" for name, width in widths.items()) + "  peer")
     for r in results:
         print(
-            f"{r.case:<16}{r.ours_s:10.2f}{r.peer_s:10.2f}{r.ratio:8.1f}{r.ours_mb:11.0f}{r.peer_mb:11.0f}"
+            f"{r.case:<16}{r.ours_s:10.3g}{r.peer_s:10.3g}{r.ratio:8.1f}{r.ours_mb:11.0f}{r.peer_mb:11.0f}"
             f"{r.error_ours:11.3g}{r.error_peer:11.3g}  {r.peer}"
         )
     print(json.dumps({"benchmark": name, "results": [asdict(r) for r in results]}))

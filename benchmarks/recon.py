@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import _native_pics
+import _normal_plot
 import harness
 import numpy as np
 
@@ -191,21 +193,31 @@ def radial2d_llr() -> harness.Result:
     return _result("radial2d-llr", *usages, (values["native"], min(values["bart"], values["finished"])))
 
 
-def normal_vs_fft() -> list[harness.Result]:
+def normal_vs_fft(plot: Path | None) -> list[harness.Result]:
     """One normal operator against its pruned Fourier transforms alone; the error is that of the operator."""
     script = Path(__file__).with_name("_normal.py")
-    rows = json.loads(harness.run([sys.executable, str(script)]).output.splitlines()[-1])
-    for slope in rows["slopes"]:
-        print(f"normal-vs-fft: {slope}", flush=True)
+    measured = json.loads(harness.run([sys.executable, str(script)]).output.splitlines()[-1])
+    rows, megabytes = measured["cases"], measured["megabytes"]  # of the process, which holds all cases
+    for letter, _, at in _normal_plot.AXES:
+        shown = _normal_plot.varied(rows, at)
+        ours, peer = (_normal_plot.slope(shown, at, key) for key in ("ours_s", "peer_s"))
+        sizes = ", ".join(str(_normal_plot.count(row, at)) for row in shown)
+        print(f"normal-vs-fft: cost ~ {letter}^{ours:.2f}, FFTs alone {letter}^{peer:.2f}, over {letter} = {sizes}")
+    if plot is not None:
+        _normal_plot.draw(rows, plot, n_threads=threads.count())
     return [
         harness.Result(
             "normal-vs-fft", row["ours_s"], f"{row['case']}: its pruned FFTs alone, scipy, {threads.count()} threads",
-            row["peer_s"], row["peer_s"] / row["ours_s"], row["megabytes"], row["megabytes"], row["error"], 0.0,
+            row["peer_s"], row["peer_s"] / row["ours_s"], megabytes, megabytes, row["error"], 0.0,
         )
-        for row in rows["cases"]
+        for row in rows
     ]  # fmt: skip
 
 
 if __name__ == "__main__":
-    functions = (radial2d_cg, radial2d_llr, koosh3d_cg, normal_vs_fft)
-    harness.main("recon", {function.__name__.replace("_", "-"): function for function in functions})
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="normal-vs-fft: draw the cost against K, C and N")
+    options, _ = parser.parse_known_args()
+    functions = (radial2d_cg, radial2d_llr, koosh3d_cg)
+    cases = {function.__name__.replace("_", "-"): function for function in functions}
+    harness.main("recon", {**cases, "normal-vs-fft": lambda: normal_vs_fft(options.plot)}, options=parser)
