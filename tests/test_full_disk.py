@@ -87,7 +87,7 @@ def test_kernels_that_find_no_place_are_only_a_warning(enter: list[str], here: P
     (one,) = filled(enter, here, [16], *OUTPUTS["recon"][:4], "out", *QUICK, "--kernel-cache", "disk/kernels")
     assert one["status"] == 0
     assert one["err"].startswith("crbsvd: kernel cache: cannot write ")
-            assert "/disk/kernels/" in one["err"]
+    assert "disk/kernels/" in one["err"]
     assert "no space is left there" in one["err"]
     assert (one["err"].count("\n"), one["left"]) == (1, ["kernels"])
     assert is_whole(here)
