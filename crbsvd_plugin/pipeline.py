@@ -177,7 +177,9 @@ def reconstruct_stream(
     """
     report = report or silent
     chosen_solver(config)  # before the data are read
-    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder.absolute()
+    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder
+    if pool is not None and cache is not None:
+        cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
