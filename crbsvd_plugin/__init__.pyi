@@ -9,6 +9,7 @@ from .assess import assess as assess
 from .basis import Basis as Basis
 from .batches import iter_batches as iter_batches
 from .cartesian import CartesianOperator as CartesianOperator
+from .config import Config as Config
 from .dictionary import Dictionary as Dictionary
 from .dictionary import compress as compress
 from .encoding import SubspaceOperator as SubspaceOperator
@@ -20,7 +21,6 @@ from .images import CoefficientImages as CoefficientImages
 from .model import Batch as Batch
 from .model import Parameter as Parameter
 from .model import SignalModel as SignalModel
-from .pipeline import Config as Config
 from .pipeline import reconstruct_stream as reconstruct_stream
 from .prior import Prior as Prior
 from .recon import reconstruct as reconstruct

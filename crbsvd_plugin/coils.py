@@ -5,28 +5,35 @@ the data L^-1 y have unit noise in every real component and no correlation betwe
 (Pruessmann et al., doi 10.1002/mrm.1241).
 
 Sensitivities: images of the first basis coefficient are reconstructed coil by coil on a small
-grid, and ESPIRiT (Uecker et al., doi 10.1002/mrm.24751; SigPy's) is applied to their k-space. The
-maps are smooth, so they are interpolated to the full grid.
+grid, and ESPIRiT (Uecker et al., doi 10.1002/mrm.24751; SigPy's or BART's) is applied to their
+k-space. The maps are smooth, so they are interpolated to the full grid.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from . import bart, threads
 from .encoding import SubspaceOperator
 from .errors import UserError
+from .recon.bart_files import columns
 from .recon.cg import conjugate_gradients
 from .trajectory import centre
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Espirit = Literal["native", "bart"]
+_Estimate = Callable[["NDArray[Any]", int], "NDArray[Any]"]  # of k-space (C, *small) and the width of its centre
+
 # by the number of image axes: a volume has so many more points that 64 would take minutes
 _MAP_SIZE = {2: 64, 3: 32}
 _ITERATIONS = 10
 _KERNEL = 6
+_BART_WIDTH = 4
 _SINGULAR = 1e-10  # rounding of single precision leaves 1e-14 of an eigenvalue that is zero
 
 
@@ -82,6 +89,7 @@ def estimate_sensitivities(
     phi: NDArray[Any],
     shape: tuple[int, ...],
     weights: NDArray[Any] | None = None,
+    espirit: Espirit = "native",
 ) -> NDArray[np.complex64]:
     """Return coil sensitivities (C, *X) from the data themselves.
 
@@ -93,6 +101,8 @@ def estimate_sensitivities(
         Basis; only its first column is used.
     shape : tuple of int
         Image size X.
+    espirit : {"native", "bart"}
+        ESPIRiT by SigPy, or by ``bart ecalib``; of the same images.
 
     Returns
     -------
@@ -103,11 +113,14 @@ def estimate_sensitivities(
     Raises
     ------
     UserError
-        A coil holds only zeros, or no sample lies in the centre of k-space.
+        A coil holds only zeros, no sample lies in the centre of k-space, or BART is missing or fails.
     """
     refuse_silent(ksp, "raw data")
     images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=shape, weights=weights)
-    maps = _espirit(images, tuple(min(_MAP_SIZE[len(shape)], n) for n in shape))
+    grid = tuple(min(_MAP_SIZE[len(shape)], n) for n in shape)
+    if espirit == "bart":
+        grid = tuple(n + n % 2 for n in grid)  # its Fourier transform has its centre beside the voxel for odd sizes
+    maps = _espirit(images, grid, _ecalib if espirit == "bart" else _espirit_of_sigpy)
     full = _resized(maps, shape)
     return (full / np.linalg.norm(full, axis=0)).astype(np.complex64)
 
@@ -131,21 +144,43 @@ def _coil_images(
     )
 
 
-def _espirit(images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _espirit(images: NDArray[Any], shape: tuple[int, ...], estimate: _Estimate) -> NDArray[Any]:
     """Return ESPIRiT maps (C, *shape) of low-resolution coil images, defined everywhere."""
-    from sigpy.mri.app import EspiritCalib
-
     axes = tuple(range(1, images.ndim))
     centred = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(images, axes=axes), axes=axes, norm="ortho"), axes=axes)
     ksp = np.zeros((len(images), *shape), np.complex64)
     middle = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, images.shape[1:], strict=True))
     ksp[(slice(None), *middle)] = centred
     width = min(images.shape[1:])
-    maps = EspiritCalib(ksp, calib_width=width, kernel_width=min(_KERNEL, width), crop=0, show_pbar=False).run()
+    maps = estimate(ksp, width)
     # a virtual coil: the combination of coils that sees most of the image
     vectors = np.linalg.svd(images.reshape(len(images), -1), full_matrices=False)[0]
     reference = np.tensordot(vectors[:, 0].conj(), maps, axes=1)
     return np.asarray(maps * np.exp(-1j * np.angle(reference)))
+
+
+def _espirit_of_sigpy(ksp: NDArray[Any], width: int) -> NDArray[Any]:
+    from sigpy.mri.app import EspiritCalib
+
+    return EspiritCalib(ksp, calib_width=width, kernel_width=min(_KERNEL, width), crop=0, show_pbar=False).run()
+
+
+def _ecalib(ksp: NDArray[Any], width: int) -> NDArray[Any]:
+    if width < _BART_WIDTH:
+        raise UserError(
+            f"bart ecalib needs {_BART_WIDTH} voxels along each axis of low-resolution images, here are {width}; "
+            "take the native sensitivities"
+        )
+    kernel = min(_KERNEL, width // 2)  # a wider one it ends on by an assertion
+    axes = (*ksp.shape[:0:-1], 1)[:3]
+    centre_of, kernel_of = (":".join(str(min(size, n)) for n in axes) for size in (width, kernel))
+    bart.find()
+    with bart.temporary_folder() as folder:
+        bart.write_cfl(folder / "ksp", columns(ksp))
+        # one map, and no voxel where it is cut off
+        command = ["ecalib", "-m", "1", "-c", "0", "-r", centre_of, "-k", kernel_of, "ksp", "sens"]
+        bart.run(command, folder=folder, threads=threads.count())
+        return bart.read_cfl(folder / "sens").T.reshape(ksp.shape)
 
 
 def _resized(maps: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

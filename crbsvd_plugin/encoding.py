@@ -103,7 +103,7 @@ class SubspaceOperator:
         kernel_cache: KernelCache | None = None,
     ):
         self.dtype = np.dtype(dtype)
-        self._kernel_cache = kernel_cache
+        self.kernel_cache = kernel_cache
         self._real = np.zeros(0, self.dtype).real.dtype
         self.traj = np.asarray(traj, dtype=self._real)
         self.frame = np.asarray(frame, dtype=np.intp)
@@ -197,10 +197,10 @@ class SubspaceOperator:
     @cached_property
     def toeplitz(self) -> Toeplitz:
         """The convolution kernel of this trajectory, weights and basis; computed, or read, at first use."""
-        if self._kernel_cache is None:
+        if self.kernel_cache is None:
             return Toeplitz(self._kernel(), self.rank)
         facts = [self.traj, self.frame, self.weights, self.phi, self.shape, *_KERNEL[self.dtype].values()]
-        return Toeplitz(self._kernel_cache.get(facts, self._kernel), self.rank)
+        return Toeplitz(self.kernel_cache.get(facts, self._kernel), self.rank)
 
     def _kernel(self) -> NDArray[Any]:
         modes = tuple(2 * n for n in self.shape)

@@ -10,12 +10,12 @@ import numpy as np
 
 from . import threads
 from .basis import Basis
+from .config import Config
 from .errors import UserError
 from .footprint import GIB, IMPORTS, Problem
 from .memory import available
 from .mrd import open_raw
 from .mrd_header import size_of
-from .pipeline import Config, chosen_solver, kept_coils
 from .readouts import Roles, is_imaging
 from .recon.bart_pics import command_like
 
@@ -65,6 +65,7 @@ class Forecast:
         command = command_like(
             problem.shape, problem.rank, lam=config.lam, iterations=config.iterations, regulariser=config.regulariser,
             block=config.block, shift=config.shift, scaling=config.scaling,
+            options=config.bart_options,
         )  # fmt: skip
         lines.append(f"in BART      {' '.join(command)}")
         spokes = math.ceil(problem.n_readouts / self.n_frames)
@@ -105,8 +106,8 @@ def _problem(
     n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
     return Problem(
         shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads), n_samples=n_samples,
-        n_receivers=n_receivers, n_coils=kept_coils(config, n_receivers), rank=basis.rank,
-        real=bool(np.isrealobj(basis.phi)), solver=chosen_solver(config), n_threads=threads.count(), n_images=n_images,
+        n_receivers=n_receivers, n_coils=config.kept_coils(n_receivers), rank=basis.rank,
+        real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver, n_threads=threads.count(), n_images=n_images,
     )  # fmt: skip
 
 

@@ -70,32 +70,45 @@ class KernelCache:
         -----
         A file that is damaged is made anew, and a place that is full is no reason to fail: both are logged.
         """
-        digest = _digest(facts)
-        key = {"software": f"crbsvd-plugin {__version__}", "of": digest}
-        file = Checkpoint(self.folder / f"{digest}{_SUFFIX}", key)
+        found = self.find(facts)
+        if found is None:
+            found = make()
+            self.keep(facts, found)
+        return found
+
+    def find(self, facts: Sequence[Any]) -> NDArray[Any] | None:
+        """Return the kernel that is kept for `facts`, or None."""
+        file = self._file(facts)
         try:
             found = file.load()
         except UserError as error:
             logger.warning("%s: it is made anew", error)
-            found = None
             with suppress(OSError):
                 file.path.unlink()
-        if found is not None:
-            logger.info("kernel from %s", file.path)
-            with suppress(OSError):
-                os.utime(file.path)
-            return found[1]["kernel"]
-        kernel = make()
+            return None
+        if found is None:
+            return None
+        logger.info("kernel from %s", file.path)
+        with suppress(OSError):
+            os.utime(file.path)
+        return found[1]["kernel"]
+
+    def keep(self, facts: Sequence[Any], kernel: NDArray[Any]) -> None:
+        """Keep the kernel of `facts`, if there is room."""
         if kernel.nbytes > self.n_bytes:
             sizes = kernel.nbytes / 2**20, self.n_bytes / 2**20
             logger.info("kernel of %.0f MiB is not kept: the cache may have %.0f", *sizes)
-            return kernel
+            return
         self._make_room(kernel.nbytes)
         try:
-            file.save({}, {"kernel": kernel})
+            self._file(facts).save({}, {"kernel": kernel})
         except UserError as error:
             logger.warning("kernel cache: %s", error)
-        return kernel
+
+    def _file(self, facts: Sequence[Any]) -> Checkpoint:
+        digest = _digest(facts)
+        key = {"software": f"crbsvd-plugin {__version__}", "of": digest}
+        return Checkpoint(self.folder / f"{digest}{_SUFFIX}", key)
 
     def _make_room(self, n_bytes: int) -> None:
         """Remove the kernels that were not used for the longest time until there is room for so many bytes."""

@@ -8,16 +8,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import __version__, bart, cluster, files, pipeline
+from . import __version__, cluster, files, pipeline
 from .basis import Basis
+from .config import Config
 from .errors import UserError
 from .fit.result import Maps
+from .group import Reconstruction
+from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
 from .maps import save_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
-from .pipeline import Config, Reconstruction
 from .progress import Report
 from .readouts import is_imaging
 from .volumes import gathered
@@ -130,7 +132,7 @@ def fit(
     assert dictionary is not None
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = [
-            pipeline.fit(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
+            fit_images(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
             for i in range(len(images.coeff))
         ]
     return _write(images, volumes, output, source=coeff, force=force)
@@ -146,8 +148,6 @@ def _check_folders(output: str, *, force: bool) -> None:
 def _reconstructed(
     raw: str, config: Config, report: Report, workers: int | None, scheduler: str | None
 ) -> tuple[CoefficientImages, list[Reconstruction]]:
-    if config.backend == "bart" and scheduler is None:
-        bart.find()  # before the data are read
     with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
         results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
     return gathered(results, config), results

@@ -51,22 +51,14 @@ def staging_folder(sidecar: Path) -> Iterator[Path]:
     folder = sidecar.parent
     # named before it is made, so that no moment is left at which Ctrl-C could orphan it
     staging = folder / f".{sidecar.name}{_MARK}{secrets.token_hex(4)}"
-    lock: int | None = None
+    handle: int | None = None
     fresh: list[Path] = []
     try:
         fresh += [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         try:
             try:
-                for _ in range(_ATTEMPTS):
-                    staging.mkdir(mode=0o700, exist_ok=True)
-                    lock = _lock(staging)
-                    # between the two lines, another run may have swept it, or be about to
-                    if lock is not None and staging.exists():
-                        break
-                    if lock is not None:
-                        os.close(lock)
-                        lock = None
+                handle = make_locked(staging)
                 yield staging
             finally:
                 with held():
@@ -77,8 +69,8 @@ def staging_folder(sidecar: Path) -> Iterator[Path]:
                 try:
                     _finish(staging, sidecar)
                 finally:
-                    if lock is not None:
-                        os.close(lock)
+                    if handle is not None:
+                        os.close(handle)
                     # of a failure nothing is left: the innermost folder first, as far as they are empty
                     with suppress(OSError):
                         for one in fresh:
@@ -111,7 +103,20 @@ def unwritable(error: OSError) -> str | None:
     return next((why for code, why in _UNWRITABLE.items() if f"errno = {code}," in text), None)
 
 
-def _lock(folder: Path) -> int | None:
+def make_locked(folder: Path) -> int | None:
+    """Make a folder that only this user can enter, and lock it; None where the file system has no locks."""
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        handle = lock(folder)
+        # between the two lines, another run may have swept it, or be about to
+        if handle is not None and folder.exists():
+            return handle
+        if handle is not None:
+            os.close(handle)
+    return None
+
+
+def lock(folder: Path) -> int | None:
     """Lock a folder for as long as this process lives; None if another one holds it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -155,10 +160,10 @@ def sweep(sidecar: Path) -> None:
     """Finish or remove what killed runs left behind for this product."""
     # the name may hold what means something else in a pattern
     for staging in sidecar.parent.glob(f"{glob.escape(f'.{sidecar.name}{_MARK}')}*"):
-        lock = _lock(staging)
-        if lock is None:
+        handle = lock(staging)
+        if handle is None:
             continue
         try:
             _finish(staging, sidecar)
         finally:
-            os.close(lock)
+            os.close(handle)

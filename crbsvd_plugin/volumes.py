@@ -6,9 +6,10 @@ import logging
 
 import numpy as np
 
+from .config import Config
 from .errors import UserError
+from .group import Reconstruction
 from .images import CoefficientImages
-from .pipeline import Config, Reconstruction, chosen_solver
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,12 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
             coeff.shape[0] * coeff.shape[1],
         )
     step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
+    by_terms = bool(config.bart_terms)
     info = {
-        "backend": config.backend, "regulariser": config.regulariser, "lam": config.lam, "lam_scaling": config.scaling,
-        "block": config.block, "shift": config.shift, "solver": chosen_solver(config), "iterations": config.iterations,
+        "sens": config.sens, "backend": config.backend, "bart_terms": list(config.bart_terms),
+        "bart_lowmem": config.bart_lowmem, "regulariser": None if by_terms else config.regulariser,
+        "lam": None if by_terms else config.lam, "lam_scaling": config.scaling, "block": config.block,
+        "shift": config.shift, "solver": config.chosen_solver, "iterations": config.iterations,
         "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
         "calibration": [result.key | result.calibration for result in results if result.calibration],

@@ -1,29 +1,16 @@
-"""BART as a program: how it is run, how it fails and how it ends, and its temporary folder."""
+"""BART as a program: its version, how it is run and watched, how it fails and how it ends."""
 
-import errno
 import os
-import resource
 import signal
-import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from bart_case import SLEEPER, is_running, stand_in, wait_until
 
 from crbsvd_plugin import bart
 from crbsvd_plugin.errors import UserError
-
-
-def stand_in(folder: Path, script: str, monkeypatch) -> None:
-    """Put a shell script named bart first on PATH."""
-    program = folder / "bin" / "bart"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\n" + script)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.mark.bart
@@ -98,23 +85,99 @@ def test_failures_are_one_line_with_the_last_words(monkeypatch, tmp_path, script
     assert "standard output:" in caught.value.__notes__[0]
 
 
-def is_running(pid: int) -> bool:
-    """Tell whether a process lives; an orphan that nobody reaps counts as dead."""
+NEWER = bart.Feature("--something", (0, 8, 0))
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["v0.8.00", "0.8.00", "v0.8.00-3-gabcdef0-dirty", "v0.9.00-123-g0123456", "v0.10.00", "v1.0.00", "v1.0.0"],
+)
+def test_versions_that_are_new_enough(monkeypatch, tmp_path, printed):
+    stand_in(tmp_path, f"echo {printed}", monkeypatch)
+    bart.require([bart.Feature("--other", (0, 7, 0)), NEWER])
+
+
+@pytest.mark.parametrize("printed", ["v0.7.00", "v0.7.00-99-gabcdef0", "v0.4.04", "0.7.99"])
+def test_versions_that_are_too_old(monkeypatch, tmp_path, printed):
+    stand_in(tmp_path, f"echo {printed}", monkeypatch)
+    number = printed.removeprefix("v").split("-")[0]
+    with pytest.raises(
+        UserError, match=rf"^--something needs BART 0\.8\.00 or newer, but .*bart is {number}: "
+    ) as caught:
+        bart.require([NEWER, bart.Feature("--other", (0, 4, 0))])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_version_that_says_nothing_is_taken_for_a_new_one(monkeypatch, tmp_path, caplog):
+    stand_in(tmp_path, "echo abcdef0", monkeypatch)
+    bart.require([NEWER])
+    assert "the version of BART is 'abcdef0', which says nothing" in caplog.text
+
+
+def test_nobody_asks_for_the_version_without_need(monkeypatch, tmp_path):
+    stand_in(tmp_path, "exit 1", monkeypatch)
+    bart.require([])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("BART_TOOLBOX_PATH", raising=False)
+    with pytest.raises(UserError, match="no program 'bart' on PATH"):
+        bart.require([])
+
+
+def test_lines_come_while_it_runs_and_whole(monkeypatch, tmp_path):
+    """Each line lets the script go on: if lines came at the end only, it would wait for the first one for ever."""
+    script = """printf '#0: 1'; printf '.5\\n#1: 2.5\\nno'; until [ -e 1 ]; do sleep 0.01; done
+printf 't yet\\n' ; printf 'ERR \\377\\n' >&2; until [ -e 2 ]; do sleep 0.01; done; printf last"""
+    stand_in(tmp_path, script, monkeypatch)
+    lines = []
+
+    def on_line(line):
+        lines.append(line)
+        if line.startswith("#1"):
+            (tmp_path / "1").touch()
+        if line.startswith("ERR"):
+            (tmp_path / "2").touch()
+
+    signal.alarm(30)  # what hangs shall fail
+    printed = bart.run(["x"], folder=tmp_path, threads=1, on_line=on_line)
+    signal.alarm(0)
+    assert printed == "#0: 1.5\n#1: 2.5\nnot yet\nlast"
+    assert lines[:2] == ["#0: 1.5", "#1: 2.5"]
+    assert sorted(lines[2:]) == ["ERR \ufffd", "not yet"]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_full_pipes_do_not_hang_and_nothing_is_lost(monkeypatch, tmp_path, status):
+    """Of each ten times what a pipe holds (64 KiB), and in an order in which one reader alone would wait."""
+    script = f"""import sys
+for i in range(10):
+    for stream in (sys.stderr, sys.stdout):
+        stream.write((f"{{i}} " + stream.name[4:6]) * 20000 + "\\n")
+        stream.flush()
+sys.exit({status})
+"""
+    stand_in(tmp_path, script, monkeypatch, interpreter=sys.executable)
+    signal.alarm(60)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        out = bart.run(["x"], folder=tmp_path, threads=1)
+        err = None
+    except UserError as error:
+        assert status == 1
+        out, err = error.__notes__[0].removeprefix("standard output:\n").split("\nstandard error:\n")
+    signal.alarm(0)
+    assert out == "".join(f"{i} ou" * 20000 + "\n" for i in range(10))
+    if err is not None:
+        assert err == "".join(f"{i} er" * 20000 + "\n" for i in range(10))
 
 
-def wait_until(condition) -> bool:
-    """Poll for at most ten seconds: long for a loaded machine, short of the stand-in's minute."""
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
+def test_an_exception_of_the_callback_ends_it(monkeypatch, tmp_path):
+    stand_in(tmp_path, f"echo $$; {SLEEPER.format(tmp_path)}", monkeypatch)
 
+    def on_line(line):
+        raise ZeroDivisionError(line)
 
-SLEEPER = "echo $$ > '{0}/new'; mv '{0}/new' '{0}/pid'; exec sleep 60"
+    with pytest.raises(ZeroDivisionError) as caught:
+        bart.run(["x"], folder=tmp_path, threads=1, on_line=on_line)
+    assert not is_running(int(str(caught.value)))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -155,38 +218,3 @@ def test_bart_dies_with_its_parent(monkeypatch, tmp_path, number):
         finally:
             parent.kill()
     assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)
-
-
-def test_temporary_folder_is_private_and_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-    def interrupted():
-        with bart.temporary_folder() as folder:
-            assert folder.parent == tmp_path
-            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-            (folder / "a").write_text("x")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert not list(tmp_path.iterdir())
-
-
-def test_full_disk_is_a_message(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
-    message = r"cannot write in .*larger than allowed.*TMPDIR"
-    try:
-        with pytest.raises(UserError, match=message), bart.temporary_folder() as folder:
-            bart.write_cfl(folder / "a", np.zeros(1 << 18, np.complex64))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list(tmp_path.iterdir())
-
-
-def test_errors_about_other_places_pass_through(tmp_path):
-    with pytest.raises(FileNotFoundError), bart.temporary_folder() as folder:
-        (folder / "missing").read_text()
-    with pytest.raises(OSError, match="elsewhere"), bart.temporary_folder():
-        raise OSError(errno.ENOSPC, "no space", str(tmp_path / "elsewhere"))

@@ -15,8 +15,9 @@ from test_bart_pics import error, problem, random_coeff, samples, tolerance
 from crbsvd_plugin import bart
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.recon import reconstruct
+from crbsvd_plugin.recon.bart_command import pics_command
 from crbsvd_plugin.recon.bart_files import export
-from crbsvd_plugin.recon.bart_pics import _padded, pics_command
+from crbsvd_plugin.recon.bart_pics import _padded
 from crbsvd_plugin.recon.eigenvalue import step_size
 from crbsvd_plugin.recon.penalty import penalty
 from crbsvd_plugin.recon.scaling import data_scale, llr_width

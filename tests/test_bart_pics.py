@@ -11,7 +11,8 @@ import pytest
 from crbsvd_plugin import bart
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.recon.bart_pics import pics, pics_command
+from crbsvd_plugin.recon.bart_command import pics_command
+from crbsvd_plugin.recon.bart_pics import pics
 
 # BART 0.8.00 interpolates its Kaiser-Bessel kernel I0(b sqrt(1 - x^2)) / I0(b) linearly in a table of 100 points.
 # The second derivative is at most b = pi sqrt((3 * 1.5)^2 - 0.8) = 13.9, hence an error of b / (8 * 99^2) per axis.

@@ -17,9 +17,11 @@ from test_pipeline import SAME, SIGNAL, C, K, T, error, head, scan, silent
 from crbsvd_plugin import run, simulate, threads
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
+from crbsvd_plugin.config import Config
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.group import Reconstruction
 from crbsvd_plugin.images import CoefficientImages
-from crbsvd_plugin.pipeline import Config, Reconstruction, reconstruct_stream
+from crbsvd_plugin.pipeline import reconstruct_stream
 from crbsvd_plugin.volumes import gathered
 
 DELAYS = (0.5, -0.3, 0.1)  # along x, along y, coupling

@@ -99,7 +99,7 @@ def test_the_folder_of_a_living_run_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_that_another_run_sweeps_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    lock, swept = staging._lock, []
+    lock, swept = staging.lock, []
 
     def late(folder: Path) -> int | None:
         if swept:
@@ -112,7 +112,7 @@ def test_a_folder_that_another_run_sweeps_before_it_is_locked_is_made_again(
         shutil.rmtree(folder)
         return handle
 
-    monkeypatch.setattr(staging, "_lock", late)
+    monkeypatch.setattr(staging, "lock", late)
     write(tmp_path)
     assert state(tmp_path) == "new"
     assert len(swept) == 1

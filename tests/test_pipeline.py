@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from mrd_stream import header, readout, spokes
 
-from crbsvd_plugin import bart, coils, mrd, pipeline, run
+from crbsvd_plugin import bart, coils, group, mrd, run
 from crbsvd_plugin.basis import Basis
+from crbsvd_plugin.config import Config
 from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.fit.matching import match
+from crbsvd_plugin.group import Reconstruction
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.pipeline import Config, Reconstruction, reconstruct_stream
+from crbsvd_plugin.pipeline import reconstruct_stream
 from crbsvd_plugin.recon import reconstruct, solve
 from crbsvd_plugin.trajectory import radial
 from crbsvd_plugin.volumes import gathered
@@ -161,7 +163,7 @@ def test_whitened_data_have_unit_noise_whatever_the_dwell_times(
         seen.append(ksp)
         return np.zeros(operator.coeff_shape, np.complex64)
 
-    monkeypatch.setattr(pipeline, "reconstruct", spy)
+    monkeypatch.setattr(group, "reconstruct", spy)
     told = head()
     told.acquisitionSystemInformation.relativeReceiverNoiseBandwidth = bandwidth
     list(reconstruct_stream(told, items, Config(basis=basis, fit=False, backend="sigpy")))
@@ -238,7 +240,7 @@ def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
         seen.append(options)
         return solve(normal, right, **options)
 
-    monkeypatch.setattr(pipeline, "solve", spy)
+    monkeypatch.setattr(group, "solve", spy)
     config = run.config(basis=basis, fit=False, **chosen)
     stages: list[tuple[str, int, int]] = []
     found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))

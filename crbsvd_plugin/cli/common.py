@@ -100,10 +100,19 @@ _READING = {
         "--gradient-delays", type=click.Choice(["off", "estimate"]), default="off", show_default=True,
         help="Find the gradient delays of radial readouts, and correct the trajectory.",
     ),
+    "sens": click.option(
+        "--sens", type=click.Choice(["native", "bart"]), default="native", show_default=True,
+        help="Which program finds the coil sensitivities.",
+    ),
     "backend": click.option(
         "--backend", type=click.Choice(["native", "sigpy", "bart"]), default="native", show_default=True,
         help="Which program solves it: the result is the same.",
     ),
+    "bart_terms": click.option(
+        "--bart-term", "bart_terms", multiple=True, metavar="TERM",
+        help="Regularisation term as after bart pics -R, e.g. W:7:0:0.01, instead of --regulariser and --lam.",
+    ),
+    "bart_lowmem": click.option("--bart-lowmem", is_flag=True, help="The backend bart shall take less memory."),
     "regulariser": click.option(
         "--regulariser", type=click.Choice(["l2", "llr", "wavelet"]), default="l2", show_default=True,
         help="Penalty: energy, low rank of blocks, or wavelet coefficients.",
@@ -206,7 +215,7 @@ def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable
 
 
 reading_options = _as_one("settings", _READING)
-"""Give a verb that reads raw data the options of `pipeline.Config`, as one argument `settings`."""
+"""Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""
 training_options = _as_one("training", _TRAINING)
 """Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
 spreading_options = _as_one("cluster", _SPREADING)

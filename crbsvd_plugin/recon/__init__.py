@@ -14,9 +14,10 @@ import numpy as np
 
 from ..errors import UserError
 from .admm import admm
+from .bart_options import PLAIN, BartOptions
 from .cg import conjugate_gradients
-from .eigenvalue import step_size
 from .fista import fista
+from .objective import finite
 from .penalty import REGULARISERS, SHIFTS, Regulariser, Shift, penalty
 from .scaling import SCALINGS, Scaling, lam_of_bart
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
-    "Backend", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct", "solve",
+    "Backend", "BartOptions", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
+    "solve",
 ]  # fmt: skip
 
 Backend = Literal["native", "sigpy", "bart"]
@@ -80,7 +82,8 @@ def reconstruct(
     tolerance: float = 0.0,
     start: NDArray[Any] | None = None,
     backend: Backend = "native",
-    callback: Callable[[int, NDArray[Any]], object] | None = None,
+    bart_options: BartOptions = PLAIN,
+    callback: Callable[[int, Any], object] | None = None,
 ) -> NDArray[Any]:
     """Return coefficient images (K, *X), of the type of the operator (bart: complex64).
 
@@ -113,8 +116,10 @@ def reconstruct(
         First images; zero if not given. Not for sigpy.
     backend : {"native", "sigpy", "bart"}
         Ours, SigPy's (l2 alone), or BART's ``pics``.
+    bart_options : BartOptions
+        What only bart can do: terms of its own instead of `regulariser` and `lam`, and less memory.
     callback : callable, optional
-        Called with the iteration and the current images; not by bart.
+        Called with the iteration and the current images; by bart, which shows none, with None.
 
     Raises
     ------
@@ -129,7 +134,10 @@ def reconstruct(
     if start is not None and start.shape != operator.coeff_shape:
         raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
     penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)  # refuses what it does not know
-    solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend=backend)
+    solver = choose_solver(
+        solver, regulariser=regulariser, lam=lam, shift=shift, tolerance=tolerance, backend=backend,
+        bart_options=bart_options,
+    )  # fmt: skip
     if backend == "native":
         return solve(
             operator.normal, operator.adjoint(ksp), lam=lam, regulariser=regulariser, block=block, shift=shift,
@@ -142,21 +150,12 @@ def reconstruct(
 
         # lam means the same in any scaling of the data: l2 is all that sigpy is given
         return sigpy_app.solve(operator, ksp, lam=lam, iterations=iterations, callback=callback)
-    if scaling == "bart" or start is not None:
-        right = _finite(operator.adjoint(ksp))
-        if scaling == "bart":
-            lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
-    from .bart_pics import pics
+    from .bart_pics import solve as solve_by_bart
 
-    step = 1.0
-    if solver == "fista":
-        step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
-        if start is not None:  # its iterations begin with the proximal map, ours with the gradient
-            start = start - step * (operator.normal(start) - right)
     return np.asarray(
-        pics(
-            operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift,
-            step=step, start=start,
+        solve_by_bart(
+            operator, ksp, lam=lam, regulariser=regulariser, block=block, shift=shift, scaling=scaling, solver=solver,
+            iterations=iterations, start=start, options=bart_options, callback=callback,
         )
     )  # fmt: skip
 
@@ -195,7 +194,7 @@ def solve(
     _check_numbers(lam=lam, iterations=iterations, tolerance=tolerance, scaling=scaling)
     function = penalty(regulariser, right.shape[1:], block=block, shift=shift)
     solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend="native")
-    right = _finite(right)
+    right = finite(right)
     if scaling == "bart":
         lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
     if solver == "cg":
@@ -227,14 +226,15 @@ def _check_numbers(*, lam: float, iterations: int, tolerance: float, scaling: Sc
         raise UserError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
 
 
-def _finite(right: NDArray[Any]) -> NDArray[Any]:
-    if not np.isfinite(right).all():
-        raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
-    return right
-
-
 def choose_solver(
-    solver: Solver | None, *, regulariser: Regulariser, shift: Shift, tolerance: float, backend: Backend
+    solver: Solver | None,
+    *,
+    regulariser: Regulariser,
+    shift: Shift,
+    tolerance: float,
+    backend: Backend,
+    lam: float = 0.0,
+    bart_options: BartOptions = PLAIN,
 ) -> Solver:
     """Return the solver that these options ask for, see `reconstruct`.
 
@@ -243,7 +243,10 @@ def choose_solver(
     UserError
         They do not go together.
     """
+    bart_options.check(backend=backend, regulariser=regulariser, lam=lam, shift=shift)
     usual: Solver = "cg" if regulariser == "l2" else "fista"
+    if bart_options.terms:
+        usual = bart_options.solver()
     solver = solver or usual
     if solver not in SOLVERS:
         raise UserError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
@@ -253,7 +256,7 @@ def choose_solver(
         raise UserError("sigpy solves l2 by cg, and stops by iterations alone; leave the other options out")
     if backend == "bart":
         if solver != usual:
-            raise UserError(f"solver is {solver}, but bart solves l2 by cg and the others by fista; leave it out")
+            raise UserError(f"solver is {solver}, but bart solves this by {usual}; leave it out")
         if tolerance:
             raise UserError(f"tolerance is {tolerance}, but bart stops by iterations alone; leave it at 0")
         if regulariser == "wavelet" and shift == "overlap":

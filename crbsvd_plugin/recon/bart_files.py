@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import bart
+from ..errors import UserError
 
-KSP, TRAJ, PATTERN, BASIS, SENS, COEFF, START = "ksp", "traj", "pattern", "basis", "sens", "coeff", "start"
+KSP, TRAJ, PATTERN, BASIS, SENS = "ksp", "traj", "pattern", "basis", "sens"
+COEFF, START, PSF = "coeff", "start", "psf"
 
 
 @runtime_checkable
@@ -71,6 +73,17 @@ def check(operator: Readouts, ksp: NDArray[Any]) -> None:
         raise ValueError(f"frame runs from {low} to {high}, but phi has {n_frames} frames")
     if operator.weights is not None and not operator.weights.min() >= 0:
         raise ValueError(f"weights go down to {operator.weights.min()}, expected 0 or more")
+    for name, array in (("traj", operator.traj), ("phi", operator.phi), ("sens", operator.sens)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    check_finite(ksp, operator.weights)
+
+
+def check_finite(ksp: NDArray[Any], weights: NDArray[Any] | None) -> None:
+    """Refuse k-space (C, ...) with values that are not finite, but where the weights (...) are 0."""
+    missing = np.zeros((), bool) if weights is None else weights == 0
+    if not all((np.isfinite(coil) | missing).all() for coil in ksp):
+        raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
 
 
 def columns(images: NDArray[Any]) -> NDArray[Any]:

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from .. import bart
 from ..cartesian import CartesianOperator
-from .bart_files import BASIS, KSP, PATTERN, SENS, columns
+from .bart_files import BASIS, KSP, PATTERN, SENS, check_finite, columns
 
 
 def check(operator: CartesianOperator, ksp: NDArray[Any]) -> None:
-    """Refuse k-space of another shape; all else was checked when the operator was made."""
+    """Refuse k-space of another shape, or that is not finite; all else was checked when the operator was made."""
     if ksp.shape != operator.ksp_shape:
         raise ValueError(f"ksp has the shape {ksp.shape}, expected {operator.ksp_shape}")
     if ksp.size == 0:
         raise ValueError(f"ksp has the shape {ksp.shape}: there are no data")
+    check_finite(ksp, operator.weights)
 
 
 def export(operator: CartesianOperator, ksp: NDArray[Any], folder: Path) -> None:

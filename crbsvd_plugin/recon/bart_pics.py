@@ -28,7 +28,9 @@ What BART 0.8.00 needs for that, each point found by comparison with a dense sol
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,98 +38,54 @@ from numpy.typing import NDArray
 from .. import bart
 from ..cartesian import CartesianOperator
 from ..errors import UserError
-from ..threads import count
 from . import bart_grid
-from .bart_files import BASIS, COEFF, KSP, PATTERN, SENS, START, TRAJ, Readouts, check, columns, export
+from .bart_command import pics_command, run_pics
+from .bart_files import PSF, START, Readouts, check, columns, export
+from .bart_options import BartOptions, Term, check_padding
+from .eigenvalue import step_size
+from .objective import right_hand_side
 from .penalty import Regulariser, Shift, penalty
-from .scaling import Scaling, llr_width
+from .scaling import Scaling, data_scale, lam_of_bart, llr_width
 
 if TYPE_CHECKING:
-    from . import Encoding
+    from ..kernel_cache import KernelCache
+    from . import Encoding, Solver
 
 
-def pics_command(
+def solve(
+    operator: Encoding,
+    ksp: NDArray[Any],
     *,
     lam: float,
-    iterations: int,
-    regulariser: Regulariser = "l2",
-    block: int = 8,
-    shift: Shift = "none",
-    step: float | None = 1.0,
-    own_scaling: bool = False,
-    start: bool = False,
-    cartesian: bool = False,
-) -> list[str]:
-    """Return the command line of the reconstruction; its files are named as `pics` writes them.
-
-    Parameters
-    ----------
-    lam : float
-        Weight of the penalty as BART wants it.
-    iterations : int
-        Largest number of iterations.
-    regulariser, block, shift
-        As in `reconstruct`. BART solves l2 by conjugate gradients, the others by FISTA.
-    step : float, optional
-        Step of FISTA, at most 1 / largest eigenvalue of A^H W A; None: BART finds it.
-    own_scaling : bool
-        Leave the scaling of the data, on which the meaning of `lam` depends, to BART.
-    start : bool
-        Begin with the images of the file `start`.
-    cartesian : bool
-        K-space lies on a grid: there is no trajectory.
-
-    Raises
-    ------
-    ValueError
-        `lam` is negative or not finite, or `iterations` is not positive.
-    """
-    if not (math.isfinite(lam) and lam >= 0):
-        raise ValueError(f"lam is {lam}, expected a number from 0 on")
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}, expected at least 1")
-    weight = f"{lam:.9g}"
-    if regulariser == "l2":
-        terms = ["-l2", "-r", weight]
-    else:
-        term = f"L:7:7:{weight}" if regulariser == "llr" else f"W:7:0:{weight}"
-        blocks = ["-b", str(block)] if regulariser == "llr" else []
-        # random shifts are its default, which overlapping blocks must do without
-        places = {"none": ["-n"], "random": [], "overlap": ["-n", "-N"]}[shift]
-        terms = ["-R", term, *blocks, *places, *(["-e"] if step is None else ["-s", f"{step:.9g}"])]
-    first = ["-W", START] if start else []
-    unscaled = [] if own_scaling else ["-w", "1"]
-    files = [*([] if cartesian else ["-t", TRAJ]), "-p", PATTERN, "-B", BASIS, KSP, SENS, COEFF]
-    return ["bart", "pics", *terms, "-i", str(iterations), *unscaled, *first, *files]
-
-
-def command_like(
-    shape: tuple[int, ...],
-    rank: int,
-    *,
-    lam: float,
-    iterations: int,
     regulariser: Regulariser,
     block: int,
     shift: Shift,
     scaling: Scaling,
-) -> list[str]:
-    """Return the command line that does what `reconstruct` does with these options, as far as BART can.
-
-    Parameters
-    ----------
-    shape, rank
-        Image size X and number of coefficients K.
-    lam, iterations, regulariser, block, shift, scaling
-        As for `reconstruct`.
-    """
-    width = 1.0
-    if regulariser == "llr" and scaling == "none":
-        overlap = shift == "overlap"
-        width = llr_width(_padded(shape, block, overlap=overlap)[0], rank, block, overlap=overlap)
-    return pics_command(
-        lam=lam / width, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=None,
-        own_scaling=scaling == "bart",
+    solver: Solver,
+    iterations: int,
+    start: NDArray[Any] | None,
+    options: BartOptions,
+    callback: Callable[[int, None], object] | None,
+) -> NDArray[np.complex64]:
+    """Return coefficient images by BART; the arguments are those of `reconstruct`, which checks them."""
+    cached = getattr(operator, "kernel_cache", None) is not None
+    bart.require(options.features(shift=shift, regulariser=regulariser, psf=cached))
+    terms = options.read()
+    right = None
+    if scaling == "bart" or start is not None:
+        right = right_hand_side(operator, ksp)
+    if scaling == "bart" and right is not None:
+        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
+        scale = data_scale(right)
+        terms = [term.scaled(scale) for term in terms]
+    step = 1.0
+    if solver == "fista":
+        step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
+        if start is not None:  # its iterations begin with the proximal map, ours with the gradient
+            start = start - step * (operator.normal(start) - right)
+    return pics(
+        operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=step,
+        start=start, terms=terms, lowmem=options.lowmem, callback=callback,
     )  # fmt: skip
 
 
@@ -142,13 +100,17 @@ def pics(
     shift: Shift = "none",
     step: float = 1.0,
     start: NDArray[Any] | None = None,
+    terms: Sequence[Term] = (),
+    lowmem: bool = False,
+    callback: Callable[[int, None], object] | None = None,
 ) -> NDArray[np.complex64]:
     """Compute coefficient images with BART.
 
     Parameters
     ----------
     operator : SubspaceOperator or CartesianOperator
-        The encoding; of the former, only the attributes of `Readouts` are used. A grid is solved with l2 alone.
+        The encoding; of the former, only the attributes of `Readouts` are used, and `kernel_cache`, if there is one:
+        it keeps BART's point spread function too. A grid is solved with l2 or BART's terms.
     ksp : complex array (C, R, S), Cartesian (C, T, *X)
         K-space data; where weights are zero, any value.
     lam : float
@@ -161,6 +123,12 @@ def pics(
         Step of FISTA, at most 1 / largest eigenvalue of A^H W A; not used by l2.
     start : array (K, *X), optional
         First images, for FISTA before the first proximal map; zero if not given.
+    terms : sequence of Term
+        BART's own, instead of `regulariser` and `lam`; of FISTA without the last proximal map, which is BART's too.
+    lowmem : bool
+        Take less memory for the transform of readouts.
+    callback : callable, optional
+        Called with the iteration and None.
 
     Returns
     -------
@@ -170,31 +138,46 @@ def pics(
     Raises
     ------
     UserError
-        BART is missing or failed, an axis is too short for overlapping blocks, temporary files cannot be written, or
-        the operator is of another kind, or a grid with another penalty than l2.
+        BART is missing or failed, an axis is too short for overlapping blocks, a term cannot bear the padding,
+        temporary files cannot be written, or the operator is of another kind, or a grid with another penalty than l2.
     ValueError
         Shapes that do not agree, a frame or a number out of range.
     """
+    given: dict[str, Any] = {
+        "iterations": iterations, "regulariser": regulariser, "block": block, "shift": shift, "step": step,
+        "terms": terms, "lowmem": lowmem, "start": start is not None, "watched": callback is not None,
+    }  # fmt: skip
     if isinstance(operator, CartesianOperator):
-        return _grid(operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, start=start)
+        if lowmem or not (terms or regulariser == "l2"):
+            what = "low memory" if lowmem else f"regulariser is {regulariser}"
+            raise UserError(f"{what}: bart gets grids with l2 or its own terms alone; take the backend native")
+        command = pics_command(lam=lam, **given, cartesian=True)
+        bart_grid.check(operator, ksp)
+        bart.find()  # before gigabytes are written
+        with bart.temporary_folder() as folder:
+            bart_grid.export(operator, ksp, folder)
+            if start is not None:
+                bart.write_cfl(folder / START, columns(start)[:, :, :, None, None, None])
+            image = run_pics(command, folder, iterations=iterations, callback=callback)
+        return np.ascontiguousarray(image.T.reshape(operator.coeff_shape))
     if not isinstance(operator, Readouts):
         raise UserError(
             f"bart has no form for the operator {type(operator).__name__}, expected readouts or a grid; "
             "take the backend native or sigpy"
         )
-    short = [n for n in operator.shape if 1 < n <= block]
-    if regulariser == "llr" and shift == "overlap" and short:
+    shape, overlap = tuple(operator.shape), shift == "overlap"
+    blocks = regulariser == "llr" or any(term.kind == "L" for term in terms)
+    short = [n for n in shape if 1 < n <= block]
+    if blocks and overlap and short:
         raise UserError(
             f"shift is overlap, which bart gets wrong on an axis of {short[0]} voxels with blocks of {block}; "
             "use random or none, a smaller block, or the backend native"
         )
-    overlap = shift == "overlap"
-    padded, inner = _padded(tuple(operator.shape), block if regulariser == "llr" else 1, overlap=overlap)
+    padded, inner = _padded(shape, block if blocks else 1, overlap=overlap)
+    check_padding(terms, shape, padded)
     width = llr_width(padded, operator.phi.shape[1], block, overlap=overlap) if regulariser == "llr" else 1.0
-    command = pics_command(
-        lam=lam / width, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=step,
-        start=start is not None,
-    )  # fmt: skip
+    kernel = _Kernel(operator, padded, lowmem=lowmem)
+    command = pics_command(lam=lam / width, **given, psf=kernel.use)
     check(operator, ksp)
     bart.find()  # before gigabytes are written
     with bart.temporary_folder() as folder:
@@ -203,35 +186,72 @@ def pics(
             whole = np.zeros((len(start), *padded), np.complex64)
             whole[:, *inner] = start
             bart.write_cfl(folder / START, columns(whole)[:, :, :, None, None, None])
-        bart.run(command[1:], folder=folder, threads=count())
-        image = bart.read_cfl(folder / COEFF)
+        kernel.write(folder)
+        image = run_pics(command, folder, iterations=iterations, callback=callback)
+        kernel.keep(folder)
     coeff = np.ascontiguousarray(image.T.reshape(-1, *padded)[:, *inner])
-    if regulariser == "l2":
+    if terms or regulariser == "l2":
         return coeff
-    function = penalty(regulariser, tuple(operator.shape), block=block, shift=shift)
+    function = penalty(regulariser, shape, block=block, shift=shift)
     return function.prox(coeff, step * lam, iterations)
 
 
-def _grid(
-    operator: CartesianOperator,
-    ksp: NDArray[Any],
+def command_like(
+    shape: tuple[int, ...],
+    rank: int,
     *,
     lam: float,
     iterations: int,
     regulariser: Regulariser,
-    start: NDArray[Any] | None,
-) -> NDArray[np.complex64]:
-    if regulariser != "l2":
-        raise UserError(f"regulariser is {regulariser}, but bart gets grids with l2 alone; take the backend native")
-    command = pics_command(lam=lam, iterations=iterations, start=start is not None, cartesian=True)
-    bart_grid.check(operator, ksp)
-    bart.find()  # before gigabytes are written
-    with bart.temporary_folder() as folder:
-        bart_grid.export(operator, ksp, folder)
-        if start is not None:
-            bart.write_cfl(folder / START, columns(start)[:, :, :, None, None, None])
-        bart.run(command[1:], folder=folder, threads=count())
-        return np.ascontiguousarray(bart.read_cfl(folder / COEFF).T.reshape(operator.coeff_shape))
+    block: int,
+    shift: Shift,
+    scaling: Scaling,
+    options: BartOptions,
+) -> list[str]:
+    """Return the command line that does what `reconstruct` does with these options, as far as BART can.
+
+    Parameters
+    ----------
+    shape, rank
+        Image size X and number of coefficients K.
+    lam, iterations, regulariser, block, shift, scaling, options
+        As for `reconstruct`.
+    """
+    width = 1.0
+    if regulariser == "llr" and scaling == "none":
+        overlap = shift == "overlap"
+        width = llr_width(_padded(shape, block, overlap=overlap)[0], rank, block, overlap=overlap)
+    return pics_command(
+        lam=lam / width, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=None,
+        own_scaling=scaling == "bart", terms=options.read(), lowmem=options.lowmem,
+    )  # fmt: skip
+
+
+class _Kernel:
+    """BART's point spread function, kept where the operator keeps its kernel."""
+
+    def __init__(self, operator: Readouts, padded: tuple[int, ...], *, lowmem: bool):
+        # not among `Readouts`: whoever has no cache need not know of it
+        self._cache: KernelCache | None = getattr(operator, "kernel_cache", None)
+        self._found: NDArray[Any] | None = None
+        self.use: Literal["export", "import"] | None = None
+        if self._cache is None:
+            return
+        weights = np.ones(1) if operator.weights is None else operator.weights
+        self._facts = [
+            "bart pics psf", bart.version(), lowmem, operator.traj, operator.frame, weights, operator.phi,
+            operator.shape, padded,
+        ]  # fmt: skip
+        self._found = self._cache.find(self._facts)
+        self.use = "export" if self._found is None else "import"
+
+    def write(self, folder: Path) -> None:
+        if self._found is not None:
+            bart.write_cfl(folder / PSF, self._found)
+
+    def keep(self, folder: Path) -> None:
+        if self._cache is not None and self._found is None:
+            self._cache.keep(self._facts, bart.read_cfl(folder / PSF, mapped=True))
 
 
 def _padded(shape: tuple[int, ...], block: int, *, overlap: bool) -> tuple[tuple[int, ...], tuple[slice, ...]]:

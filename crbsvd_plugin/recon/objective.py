@@ -1,4 +1,4 @@
-"""What a reconstruction minimises."""
+"""What a reconstruction minimises, and the right-hand side of its normal equations."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import UserError
 from .penalty import Penalty
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from . import Encoding
+
+
+def right_hand_side(operator: Encoding, ksp: NDArray[Any]) -> NDArray[Any]:
+    """Return A^H W y.
+
+    Raises
+    ------
+    UserError
+        K-space holds values that are not finite where weights are not 0.
+    """
+    return finite(operator.adjoint(ksp))
+
+
+def finite(right: NDArray[Any]) -> NDArray[Any]:
+    """Return A^H W y if it is finite.
+
+    Raises
+    ------
+    UserError
+        As for `right_hand_side`.
+    """
+    if not np.isfinite(right).all():
+        raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
+    return right
 
 
 def objective(operator: Encoding, ksp: NDArray[Any], coeff: NDArray[Any], *, penalty: Penalty, lam: float) -> float:

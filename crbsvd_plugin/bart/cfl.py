@@ -1,161 +1,26 @@
-"""BART as an external program: find it, run it, read and write its files.
+"""BART's files: a pair each, ``NAME.hdr`` and ``NAME.cfl``.
 
-Nothing here knows what the arrays mean. A BART file is a pair: ``NAME.hdr`` lists the
-dimensions, ``NAME.cfl`` holds complex64 numbers, little endian, first dimension fastest.
+The header lists the dimensions; the other holds complex64 numbers, little endian, first dimension fastest.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
-from .files import with_suffix
-from .staging import unwritable
+from ..errors import UserError
+from ..files import with_suffix
 
 _DTYPE = np.dtype("<c8")
-_MAX_DIMS = 16
+_MAX_DIMS = 17  # 16 of images and data, and one more of a point spread function's phases
 _HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 22  # elements converted at a time: 32 MiB
-
-# Runs in an interpreter of its own between us and BART and then becomes BART. `preexec_fn` would
-# do without it, but runs Python in a fork of a process full of OpenMP and Dask threads, which can
-# hang on a lock that one of them held (Python 3.12 warns of it). The kernel sends the signal when
-# the thread that started BART ends, and that thread waits for BART in `run`.
-_LAUNCHER = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("its parent ended before it began")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-_HINTS = {
-    signal.SIGKILL: "; if nobody killed it, memory ran out: use fewer threads or a smaller problem",
-    signal.SIGBUS: "; probably no space is left for temporary files: free some or set TMPDIR",
-}
-
-
-def find() -> str:
-    """Return the path of the program: on PATH, else in ``BART_TOOLBOX_PATH``.
-
-    Raises
-    ------
-    UserError
-        BART is not installed.
-    """
-    path = shutil.which("bart") or shutil.which("bart", path=os.environ.get("BART_TOOLBOX_PATH", ""))
-    if path is None:
-        raise UserError(
-            "BART is needed here, but there is no program 'bart' on PATH: install it "
-            "(Debian, Ubuntu: apt-get install bart libopenblas0) or choose a way that does without it"
-        )
-    return os.path.abspath(path)
-
-
-def version() -> str:
-    """Return what ``bart version`` prints, e.g. ``v0.8.00``."""
-    return run(["version"], folder=Path.cwd(), threads=1).strip()
-
-
-def run(args: Sequence[str], *, folder: str | Path, threads: int) -> str:
-    """Run ``bart ARGS`` and return what it printed on standard output.
-
-    It is started without a shell and without standard input, dies with this process (on Linux)
-    and with any exception here, `KeyboardInterrupt` included.
-
-    Parameters
-    ----------
-    args : sequence of str
-        The BART command and its arguments, each one word.
-    folder : path
-        Working folder: file names in `args` are relative to it.
-    threads : int
-        Threads of OpenMP, FFTW and BLAS.
-
-    Raises
-    ------
-    UserError
-        BART is missing or failed. The text is one line with its last words and the command; all
-        that it printed is attached as a note.
-    """
-    program = find()
-    command = [program, *args]
-    if sys.platform == "linux" and sys.executable:
-        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **limits},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as process:
-        try:
-            out, err = process.communicate()
-        except BaseException:
-            process.kill()
-            process.wait()  # Popen itself does not, after a KeyboardInterrupt
-            raise
-    if process.returncode != 0:
-        raise _failure(args, process.returncode, out, err)
-    return out
-
-
-def _failure(args: Sequence[str], status: int, out: str, err: str) -> UserError:
-    """Say in one line how BART ended, what it said last, and what it was asked to do."""
-    printed = re.sub(r"\x1b\[[0-9;]*m", "", err if err.strip() else out)
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    words = " / ".join(lines[-3:])[-400:] or "nothing"
-    how, hint = f"exit status {status}", ""
-    if status < 0:
-        killer = signal.Signals(-status)
-        how, hint = f"killed by {killer.name}", _HINTS.get(killer, "")
-    error = UserError(f"BART failed ({how}); its last words: {words}{hint}; the command: bart {' '.join(args)}")
-    error.add_note(f"standard output:\n{out}\nstandard error:\n{err}")
-    return error
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Make a folder that only this user can enter, and remove it with its content at the end.
-
-    It lies where `tempfile` puts it: ``TMPDIR=/dev/shm`` keeps BART's files in memory.
-
-    Raises
-    ------
-    UserError
-        Temporary files cannot be written.
-    """
-    folder: Path | None = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="crbsvd-"))
-        yield folder
-    except OSError as error:
-        reason = unwritable(error)
-        elsewhere = folder is not None and error.filename is not None and folder not in Path(error.filename).parents
-        if reason is None or elsewhere:
-            raise
-        place = folder.parent if folder else "the folder for temporary files"
-        raise UserError(f"cannot write in {place}: {reason}; free some or set TMPDIR to another place") from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_cfl(name: str | Path, *, mapped: bool = False) -> NDArray[np.complex64]:
@@ -238,7 +103,7 @@ def write_cfl(name: str | Path, array: NDArray[np.number]) -> None:
     Raises
     ------
     ValueError
-        The array is empty or has more than 16 axes.
+        The array is empty or has more than 17 axes.
     OSError
         Writing failed (not `UserError`: who chose the place says what to do about it).
     """
@@ -268,7 +133,7 @@ def write_cfl_blocks(name: str | Path, dims: Sequence[int], blocks: Iterable[NDA
     Raises
     ------
     ValueError
-        `dims` are not 1 to 16 positive numbers, or the blocks are more or fewer numbers.
+        `dims` are not 1 to 17 positive numbers, or the blocks are more or fewer numbers.
     OSError
         Writing failed.
     """
