@@ -1,6 +1,7 @@
 """What the data of a scan go through before they are reconstructed.
 
-In this order: prewhitening, virtual coils, gradient delays of the trajectory, shift of the field of view.
+In this order: prewhitening, virtual coils, phases of the shots, gradient delays of the trajectory, shift of the field
+of view.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from . import coils
 from .compression import compression_matrix
 from .delays import corrected, estimate_delays, named
+from .drift import estimate_phases, readout_phases
 from .errors import UserError
 from .progress import Report
 from .readouts import Group, Scan
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 FovShift = Literal["off", "header"]
 GradientDelays = Literal["off", "estimate"]
+PhaseDrift = Literal["off", "steps", "linear"]
 
 # sums of squares of so small and so large samples are still numbers in single precision
 _RANGE = (1e-12, 1e12)
@@ -73,6 +76,7 @@ def calibrated(
     phi: NDArray[Any],
     *,
     virtual: float | None,
+    phase_drift: PhaseDrift,
     gradient_delays: GradientDelays,
     fov_shift: FovShift,
     report: Report,
@@ -87,6 +91,8 @@ def calibrated(
         Basis.
     virtual : float, optional
         Virtual coils to keep, see `compression`; None: all coils as they are.
+    phase_drift : {"off", "steps", "linear"}
+        Find the phases of the shots and take them out of the data, see `drift`.
     gradient_delays : {"off", "estimate"}
         Find the gradient delays of radial readouts and correct the trajectory, see `delays`.
     fov_shift : {"off", "header"}
@@ -114,6 +120,19 @@ def calibrated(
         )
         group = replace(group, ksp=mixed(group.ksp, matrix))
         found |= {"coils": len(matrix), "energy_lost": lost}
+    if phase_drift != "off":
+        report("phase drift", 0, 0)
+        phases = estimate_phases(
+            group.ksp, group.traj, frame=group.frame, time=group.time, phi=phi, shape=group.shape, kind=phase_drift,
+            offset=offset,
+        )  # fmt: skip
+        found["phase_drift"] = {"kind": phase_drift, "rad": phases.tolist()}
+        logger.info(
+            "image %s: phases of %d shots relative to the first: %.1f to %.1f deg", group.key, len(phases),
+            *np.rad2deg([phases.min(), phases.max()]),
+        )  # fmt: skip
+        turns = np.exp(-1j * readout_phases(phases, frame=group.frame, time=group.time, kind=phase_drift))
+        group = replace(group, ksp=group.ksp * turns[:, None].astype(group.ksp.dtype))
     if gradient_delays == "estimate":
         report("gradient delays", 0, 0)
         tensor = estimate_delays(

@@ -34,6 +34,7 @@ _MAP_SIZE = {2: 64, 3: 32}
 _ITERATIONS = 10
 _KERNEL = 6
 _BART_WIDTH = 4
+_THRESHOLD = 0.02  # what is signal, as a share of the largest singular value of the calibration matrix
 _SINGULAR = 1e-10  # rounding of single precision leaves 1e-14 of an eigenvalue that is zero
 
 
@@ -162,7 +163,8 @@ def _espirit(images: NDArray[Any], shape: tuple[int, ...], estimate: _Estimate) 
 def _espirit_of_sigpy(ksp: NDArray[Any], width: int) -> NDArray[Any]:
     from sigpy.mri.app import EspiritCalib
 
-    return EspiritCalib(ksp, calib_width=width, kernel_width=min(_KERNEL, width), crop=0, show_pbar=False).run()
+    kernel = min(_KERNEL, width)
+    return EspiritCalib(ksp, calib_width=width, kernel_width=kernel, thresh=_THRESHOLD, crop=0, show_pbar=False).run()
 
 
 def _ecalib(ksp: NDArray[Any], width: int) -> NDArray[Any]:
@@ -177,8 +179,22 @@ def _ecalib(ksp: NDArray[Any], width: int) -> NDArray[Any]:
     bart.find()
     with bart.temporary_folder() as folder:
         bart.write_cfl(folder / "ksp", columns(ksp))
-        # one map, and no voxel where it is cut off
-        command = ["ecalib", "-m", "1", "-c", "0", "-r", centre_of, "-k", kernel_of, "ksp", "sens"]
+        # one map, no voxel where it is cut off, and SigPy's null space: BART squares the singular values first
+        command = [
+            "ecalib",
+            "-m",
+            "1",
+            "-c",
+            "0",
+            "-t",
+            f"{_THRESHOLD**2:g}",
+            "-r",
+            centre_of,
+            "-k",
+            kernel_of,
+            "ksp",
+            "sens",
+        ]
         bart.run(command, folder=folder, threads=threads.count())
         return bart.read_cfl(folder / "sens").T.reshape(ksp.shape)
 

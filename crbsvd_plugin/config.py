@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .calibration import FovShift, GradientDelays
+from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
 from .recon import Backend, BartOptions, Regulariser, Scaling, Shift, Solver, choose_solver
 
@@ -27,6 +27,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         data in which neither the scanner nor another program has done that.
     coils : float, optional
         Virtual coils to keep: from 1 on their number, below 1 the share of energy, see `compression`.
+    phase_drift : str
+        off, or steps or linear: find the phases of the shots, which stay or change within a shot, and take them out of
+        the data, see `drift`.
     gradient_delays : str
         off, or estimate: find the gradient delays of radial readouts and correct the trajectory, see `delays`.
     sens : str
@@ -69,6 +72,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     traj_units: str = "cycles/fov"
     fov_shift: FovShift = "off"
     coils: float | None = None
+    phase_drift: PhaseDrift = "off"
     gradient_delays: GradientDelays = "off"
     sens: Espirit = "native"
     backend: Backend = "native"

@@ -56,7 +56,7 @@ class Reconstruction:
     digest : str
         `Basis.digest` of the basis.
     calibration : dict
-        What was found in the data and used: virtual coils, gradient delays.
+        What was found in the data and used: virtual coils, phases of the shots, gradient delays.
     """
 
     key: dict[str, int]
@@ -109,8 +109,8 @@ def reconstruct_group(
     if whiten is not None:
         mixed(group.ksp, whiten, out=group.ksp)  # nobody else has them
     group, calibration = calibrated(
-        group, basis.phi, virtual=config.coils, gradient_delays=config.gradient_delays, fov_shift=config.fov_shift,
-        report=report,
+        group, basis.phi, virtual=config.coils, phase_drift=config.phase_drift,
+        gradient_delays=config.gradient_delays, fov_shift=config.fov_shift, report=report,
     )  # fmt: skip
     sigma = 0.0 if whiten is None else _noise(group, basis)
     logger.info(

@@ -39,7 +39,8 @@ def reconstruct_stream(
 ) -> Iterator[Reconstruction]:
     """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
-    Prewhitening, coil compression, gradient delays, sensitivities from the data, subspace reconstruction, matching.
+    Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
+    reconstruction, matching.
 
     Parameters
     ----------

@@ -96,6 +96,8 @@ class Group:
         Positions in cycles per field of view, in the order of X.
     frame : int array (R,)
         Frame of every readout.
+    time : float64 array (R,)
+        When it was recorded, in any unit; no two at the same time.
     geometry : Geometry
         Where the image lies.
     weights : array (R, S) or None
@@ -106,6 +108,7 @@ class Group:
     ksp: NDArray[np.complex64]
     traj: NDArray[np.float64]
     frame: NDArray[np.intp]
+    time: NDArray[np.float64]
     geometry: Geometry
     weights: NDArray[np.float32] | None = None
 
@@ -294,10 +297,20 @@ def _group(header: ismrmrdHeader, readouts: _Readouts, key: dict[str, int], coun
             "expected as many, further ones being zero"
         )
     frame = np.array([getattr(head.idx, counter) for head in heads], dtype=np.intp)
-    group = Group(key, ksp, traj[..., n_dims - 1 :: -1], frame, geometry)
+    group = Group(key, ksp, traj[..., n_dims - 1 :: -1], frame, _times(heads), geometry)
     positions = to_cycles_per_fov(group.traj, units=traj_units, shape=group.shape, fov=group.fov)
     inside = within(positions, group.shape)
     return replace(group, traj=positions, weights=None if inside.all() else inside.astype(np.float32))
+
+
+def _times(heads: list[AcquisitionHeader]) -> NDArray[np.float64]:
+    """Return the time stamps [ticks] of readouts, or their order in the scan where stamps say nothing."""
+    order = np.argsort([head.scan_counter for head in heads], kind="stable")
+    stamps, count = np.array([heads[i].acquisition_time_stamp for i in order], np.float64), np.arange(len(heads))
+    time = np.zeros(len(heads))
+    # a tick is coarse: readouts that share one keep their order within it
+    time[order] = stamps + count / len(heads) if (np.diff(stamps) >= 0).all() and stamps[-1] > stamps[0] else count
+    return time
 
 
 def _check_finite(ksp: NDArray[Any]) -> None:

@@ -31,6 +31,7 @@ _SNR = (1e-6, 1e12)  # beyond, single precision ends
 _NOISE_READOUTS = 32
 _SAMPLE_TIME_US = 5.0
 _TICK = 2.5e-3
+_LARGEST_PHASE = 1e4  # rad; beyond, digits are lost
 _TRUTH = ("T1map", "T2map", "M0map", "GM", "WM", "CSF")
 
 
@@ -54,6 +55,8 @@ class Scan:
         Coefficients that the signals were expanded in.
     gradient_delay : tuple of 3 float
         S_x, S_y, S_xy [samples]: the data lie that far from `traj`, see `delays`.
+    phase_drift : float
+        Phase [rad] of the last readout; it grows with the time from 0 at the first.
     """
 
     ksp: NDArray[np.complex64]
@@ -64,6 +67,7 @@ class Scan:
     spec: dict[str, Any]
     rank: int
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    phase_drift: float = 0.0
 
     @property
     def n_frames(self) -> int:
@@ -85,6 +89,7 @@ def simulate(
     n_coils: int = 8,
     n_shots: int = 3,
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    phase_drift: float = 0.0,
     snr: float | None = 50.0,
     seed: int = 0,
     force: bool = False,
@@ -101,7 +106,7 @@ def simulate(
     files.check_free(sidecar, list(names.values()), kind=FORMAT, force=force)
     scan = acquire(
         model, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
-        progress=progress,
+        phase_drift=phase_drift, progress=progress,
     )  # fmt: skip
     return write(scan, path, snr=snr, seed=seed, force=force)
 
@@ -114,6 +119,7 @@ def acquire(
     n_coils: int = 8,
     n_shots: int = 3,
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    phase_drift: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
 ) -> Scan:
     """Compute the noise-free data of a golden-angle radial scan of the brain phantom.
@@ -129,6 +135,8 @@ def acquire(
         Receive coils; repetitions of the train of T frames, one readout each; the angle goes on over them.
     gradient_delay : tuple of 3 float
         S_x, S_y, S_xy [samples] that the trajectory does not tell, see `delays`.
+    phase_drift : float
+        Phase [rad] that the readouts gain from the first to the last, in proportion to the time.
     progress : callable, optional
         Called with the steps that are done and the number of all steps.
 
@@ -145,6 +153,8 @@ def acquire(
         )
     if not all(abs(delay) <= matrix for delay in gradient_delay):
         raise UserError(f"simulate: gradient delays of {gradient_delay} samples, expected at most {matrix}")
+    if not abs(phase_drift) < _LARGEST_PHASE:
+        raise UserError(f"simulate: a phase drift of {phase_drift} rad, expected less than {_LARGEST_PHASE:g}")
     if max(n_readouts, 2 * matrix, n_coils) > np.iinfo(np.uint16).max:
         raise UserError(f"simulate: {n_readouts} readouts of {2 * matrix} samples; MRD counts up to 65535 of each")
     brain = phantom.brain(matrix, fov=fov)
@@ -166,7 +176,11 @@ def acquire(
             progress(step, len(starts))
     # the sum has factor^2 as many terms as on the image grid, of which the fine operator takes out factor
     ksp /= brain.factor
-    return Scan(ksp, traj, frame, shot, brain, dict(model.spec), phi.shape[1], gradient_delay)
+    scan = Scan(ksp, traj, frame, shot, brain, dict(model.spec), phi.shape[1], gradient_delay, phase_drift)
+    if phase_drift:
+        times = _start_times(scan)
+        ksp *= np.exp(1j * phase_drift * times / (times[-1] or 1.0))[:, None].astype(ksp.dtype)
+    return scan
 
 
 def write(
@@ -206,7 +220,7 @@ def write(
             _write_nifti(product.path(names[name]), maps[name], scan.phantom.geometry)
         record = {"phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
         record |= {"geometry": scan.phantom.geometry.to_dict(), "snr": snr, "sigma": scan.sigma(snr), "seed": seed}
-        record["gradient_delay"] = list(scan.gradient_delay)
+        record |= {"gradient_delay": list(scan.gradient_delay), "phase_drift": scan.phase_drift}
         parts = {"real": covariance.real.tolist(), "imag": covariance.imag.tolist()}
         product.commit(record | {"noise_covariance": parts})
     return {key: sidecar.parent / name for key, name in names.items()} | {"record": sidecar}

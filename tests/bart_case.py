@@ -34,9 +34,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool]) -> bool:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> bool:
     """Poll for at most ten seconds: long for a loaded machine, short of the stand-in's minute."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()

@@ -224,6 +224,11 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("basis", "mrf-fips", *BASIS[2:]), "did you mean 'mrf-fisp'?"),
     (("basis", "nothing.toml", *BASIS[2:]), "nothing.toml does not exist"),
     ((*RECON, "--backend", "fast"), "'fast' is not one of 'native', 'sigpy', 'bart'"),
+    ((*RECON, "--sens", "sigpy"), "'sigpy' is not one of 'native', 'bart'"),
+    ((*RECON, "--bart-term", "W:7:0:1"), "asked for, but the backend is native; take the backend bart"),
+    ((*MAPS, "--bart-lowmem"), "asked for, but the backend is native; take the backend bart"),
+    ((*RECON, "--backend", "bart", "--bart-term", "TF:{/etc/passwd}:1"), "a term of bart is 'TF:{/etc/passwd}:1'"),
+    ((*RECON, "--backend", "bart", "--bart-term", "W:7:0:1", "--lam", "2"), "lam is 2, but terms of bart have weights"),
     ((*SIMULATE, "--matrix", "7"), "expected a matrix of at least 8"),
     ((*SIMULATE, "--matrix", "-192"), "expected a matrix of at least 8"),
     ((*SIMULATE, "--matrix", "99999999999999999999"), "MRD counts up to 65535"),
@@ -275,4 +280,5 @@ def test_bart_is_missing(refused: Callable[..., str], here: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(here))
     monkeypatch.delenv("BART_TOOLBOX_PATH", raising=False)
     for verb in (RECON, MAPS):
-        assert "there is no program 'bart' on PATH: install it" in refused(*verb, "--backend", "bart")
+        for option in ("--backend", "--sens"):
+            assert "there is no program 'bart' on PATH: install it" in refused(*verb, option, "bart")

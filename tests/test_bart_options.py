@@ -35,7 +35,7 @@ def scan(shape: tuple[int, int] = (6, 8), **options: Any) -> tuple[SubspaceOpera
         ("Q:2", Term("Q", (), 2.0)),
         ("I:64:1e-3", Term("I", (64,), 1e-3)),
         ("T:7:64:.5", Term("T", (7, 64), 0.5)),
-        ("C:1:2:1E+2", Term("C", (1, 2), 100.0)),
+        ("C:67:0:1E+2", Term("C", (67, 0), 100.0)),
         ("L:7:7:0", Term("L", (7, 7), 0.0)),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_does_not_go_together_is_refused_before_bart_runs(
     [
         ({"bart_options": BartOptions(lowmem=True)}, r"low-memory mode \(pics -U\) needs BART 0\.7\.00"),
         ({"bart_options": BartOptions(("G:7:0:1",))}, r"pics -R G, C\) needs BART 0\.8\.00"),
-        ({"bart_options": BartOptions(("Q:1", "C:1:2:1"))}, r"pics -R G, C\) needs BART 0\.8\.00"),
+        ({"bart_options": BartOptions(("Q:1", "C:67:0:1"))}, r"pics -R G, C\) needs BART 0\.8\.00"),
         ({"regulariser": "llr", "shift": "overlap", "block": 2}, r"pics -N\) needs BART 0\.5\.00"),
         ({"bart_options": BartOptions(("L:7:7:1",)), "shift": "overlap"}, r"pics -N\) needs BART 0\.5\.00"),
         ({"cache": True}, r"pics --psf_export\) needs BART 0\.8\.00"),

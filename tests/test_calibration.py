@@ -1,4 +1,4 @@
-"""Coil compression and gradient delays in the pipeline, from raw data to what is written about them."""
+"""Coil compression, phases and gradient delays in the pipeline, from raw data to what is written about them."""
 
 from __future__ import annotations
 
@@ -124,6 +124,48 @@ def test_delays_of_a_simulation_are_found_and_taken_out(
     assert left < 0.5 * before
 
 
+def test_one_passage_through_the_frames_has_no_phases(rng: np.random.Generator, name: str) -> None:
+    one = [item for item in scan(rng) if item.idx.repetition == 0]
+    with pytest.raises(UserError, match=r"pass through the frames once, .* do without \(--phase-drift off\)"):
+        reconstructed(one, name, phase_drift="steps")
+
+
+def test_a_drift_of_a_simulation_is_found_and_taken_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Against the same scan without drift; with gradient delays, which are found as well as without it."""
+    model = Decay("T1", "T2", n_frames=30)
+    model.spec |= {"tr": 0.02, "recovery": 1.0}
+    t1, t2 = np.meshgrid(np.linspace(0.5, 5, 9), np.linspace(0.05, 2.5, 9))
+    signal = model.signal(np.stack([t1.ravel(), t2.ravel()], axis=1))
+    Basis(np.linalg.svd(signal, full_matrices=False)[2][:4].T, np.ones(4)).save(tmp_path / "basis")
+    drift = 3.0  # rad
+    for name, gained in (("steady", 0.0), ("drifting", drift)):
+        simulate.simulate(
+            model, tmp_path / f"{name}.h5", matrix=32, n_coils=3, n_shots=4, snr=2000, gradient_delay=DELAYS,
+            phase_drift=gained,
+        )  # fmt: skip
+    images = {}
+    with caplog.at_level(logging.INFO, "crbsvd_plugin"):
+        for name, way in (("steady", "off"), ("drifting", "off"), ("drifting", "steps"), ("drifting", "linear")):
+            # a drift of half a turn hides the delays
+            delays = "off" if (name, way) == ("drifting", "off") else "estimate"
+            config = run.config(
+                basis=str(tmp_path / "basis"), iterations=15, fit=False, gradient_delays=delays, phase_drift=way
+            )
+            run.recon(str(tmp_path / f"{name}.h5"), config, str(tmp_path / "coeff"), force=True, report=silent)
+            images[name, way] = CoefficientImages.load(tmp_path / "coeff")
+    assert caplog.text.count("phases of 4 shots relative to the first: 0.0 to ") == 2
+    steady = images["steady", "off"].coeff
+    errors = {way: difference(images["drifting", way].coeff, steady) for way in ("off", "steps", "linear")}
+    # within a shot the phase gains 0.58 of 5.38 s, 0.32 rad: an even spread over that is 0.09 rad from its mean
+    assert errors["linear"] < 0.02 < errors["steps"] < 0.09 < 0.5 < errors["off"]
+    # the middles of the shots are 1.6 s apart
+    for way in ("steps", "linear"):
+        (found,) = images["drifting", way].info["calibration"]
+        assert found["phase_drift"]["kind"] == way
+        assert found["phase_drift"]["rad"] == pytest.approx(drift * 1.6 / 5.38 * np.arange(4), abs=0.02)
+        assert [found["gradient_delays"][axis] for axis in ("x", "y", "xy")] == pytest.approx(DELAYS, abs=0.01)
+
+
 TURNED = np.array([[0.0, 0.6, 0.8], [0.8, -0.48, 0.36], [0.6, 0.64, -0.48]]).T  # columns: read, phase, slice direction
 
 
@@ -168,13 +210,16 @@ def test_a_blob_is_where_the_patient_has_it(rng: np.random.Generator, name: str,
 
 def test_the_command_says_what_it_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan = ("--matrix", "32", "--coils", "4", "--shots", "2", "--gradient-delay", "0.5,-0.25,0")
+    scan += ("--phase-drift", "40 deg")
     assert main(["simulate", "spec.toml", "-o", "late.h5", *scan, "--threads", "1"]) == 0
     capsys.readouterr()
     options = ("--coils", "0.95", "--gradient-delays", "estimate", "--fov-shift", "header", "--iterations", "2", "-v")
+    options += ("--phase-drift", "linear")
     assert main(["recon", "late.h5", "b", "-o", "late", *options, "--threads", "1"]) == 0
     said = capsys.readouterr().err
     assert "virtual coils of 4" in said
     assert "gradient delays in samples: x 0." in said
+    assert "phases of 2 shots relative to the first: 0.0 to 3" in said
     (found,) = json.loads((here / "late.json").read_text())["info"]["calibration"]
     assert found["energy_lost"] < 0.05
     assert 1 <= found["coils"] < 4

@@ -71,6 +71,23 @@ def test_the_order_of_the_readouts_does_not_matter(rng: np.random.Generator) -> 
         np.testing.assert_array_equal(other.frame[order], one.frame)
 
 
+def test_readouts_know_when_they_were_recorded(rng: np.random.Generator) -> None:
+    """By time stamp; in the order of the scan within a tick, and where there is none, or it goes back at midnight."""
+    items = spokes(rng, T, N, n_shots=2)
+    count = np.arange(2 * T)
+    np.testing.assert_array_equal(sorted_out(items).groups[0].time, count)
+    stamps = 7 + count // 2 + 5 * (count >= T)
+    for item, stamp in zip(items, stamps, strict=True):
+        item.acquisition_time_stamp = int(stamp)
+    (group,) = sorted_out(items).groups
+    np.testing.assert_array_equal(np.floor(group.time), stamps)
+    assert (np.diff(group.time) > 0).all()
+    order = rng.permutation(2 * T)
+    np.testing.assert_array_equal(sorted_out([items[i] for i in order]).groups[0].time, group.time[order])
+    items[-1].acquisition_time_stamp = 0
+    np.testing.assert_array_equal(sorted_out(items).groups[0].time, count)
+
+
 @pytest.mark.parametrize(
     "flag",
     [

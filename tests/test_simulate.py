@@ -80,6 +80,19 @@ def test_delayed_gradients_move_the_data_and_not_the_trajectory(scan: simulate.S
     assert json.loads(record.read_text())["gradient_delay"] == [2.0, 2.0, 0.0]
 
 
+def test_a_drifting_phase_grows_with_the_time(scan: simulate.Scan, tmp_path: Path) -> None:
+    drifting = simulate.acquire(decay(), matrix=MATRIX, n_coils=N_COILS, n_shots=N_SHOTS, phase_drift=0.8)
+    # 20 ms per frame; a shot takes 30 frames, the inversion time and the recovery
+    time = 0.02 * scan.frame + 1.63 * scan.shot
+    expected = scan.ksp * np.exp(0.8j * time / time.max())[:, None]
+    assert np.linalg.norm(drifting.ksp - expected) < 3e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(drifting.ksp - scan.ksp) > 0.1 * np.linalg.norm(scan.ksp)
+    assert json.loads(simulate.write(drifting, tmp_path / "raw.h5")["record"].read_text())["phase_drift"] == 0.8
+    # the first readout has none, also where it is the only one
+    alone = simulate.acquire(Decay("T1", "T2", n_frames=1), matrix=16, n_coils=1, n_shots=1, phase_drift=0.8)
+    assert np.isfinite(alone.ksp).all()
+
+
 def test_centre_of_k_space_is_that_of_the_image_grid(scan: simulate.Scan) -> None:
     coarse = scan.phantom.maps()
     n_x, n_y, _ = scan.phantom.geometry.shape
@@ -287,6 +300,8 @@ def test_model_without_a_sequence_still_makes_a_header(tmp_path: Path) -> None:
         ({"n_shots": 3000}, "90000 readouts"),
         ({"gradient_delay": (0.0, float("nan"), 0.0)}, "gradient delays of .*expected at most 192"),
         ({"gradient_delay": (0.0, 0.0, -200.0)}, "gradient delays of .*expected at most 192"),
+        ({"phase_drift": float("nan")}, "phase drift of nan rad, expected less than 10000"),
+        ({"phase_drift": -2e4}, "phase drift of -20000.0 rad, expected less than 10000"),
     ],
 )
 def test_impossible_scan_is_refused(options: dict[str, Any], message: str) -> None:

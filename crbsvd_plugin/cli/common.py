@@ -96,6 +96,10 @@ _READING = {
         "--coils", type=float, callback=within(0, 65535), metavar="N",
         help="Keep N virtual coils; below 1, as many as hold this share of the energy.",
     ),
+    "phase_drift": click.option(
+        "--phase-drift", type=click.Choice(["off", "steps", "linear"]), default="off", show_default=True,
+        help="Find the phase of every shot and take it out: one for all of it, or changing to that of the next.",
+    ),
     "gradient_delays": click.option(
         "--gradient-delays", type=click.Choice(["off", "estimate"]), default="off", show_default=True,
         help="Find the gradient delays of radial readouts, and correct the trajectory.",

@@ -35,6 +35,10 @@ def _delays(_context: click.Context, parameter: click.Parameter, text: str) -> t
     "--gradient-delay", metavar="SX,SY,SXY", default="0,0,0", callback=_delays,
     help="Move the data that far off the trajectory that is written [samples].",
 )  # fmt: skip
+@click.option(
+    "--phase-drift", metavar="ANGLE", default="0 deg", show_default=True,
+    help='Turn the phase of the readouts that far by the end of the scan, as "30 deg".',
+)  # fmt: skip
 @click.option("--snr", default="50", show_default=True, help="M0 / noise of a coefficient, or none.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a setting of SPEC.")
@@ -49,6 +53,7 @@ def command(
     n_coils: int,
     n_shots: int,
     gradient_delay: tuple[float, float, float],
+    phase_drift: str,
     snr: str,
     seed: int,
     settings: tuple[str, ...],
@@ -56,13 +61,13 @@ def command(
 ) -> None:
     """Scan a brain phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data."""
     from .. import simulate
-    from ..spec import resolve
+    from ..spec import quantity, resolve
 
     model = resolve(spec, settings).model
     with common.stages() as report:
         written = simulate.simulate(
             model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
-            snr=common.number_or_none(snr, "--snr"), seed=seed, force=force,
-            progress=lambda done, total: report("k-space", done, total),
+            phase_drift=quantity(phase_drift, si="rad"), snr=common.number_or_none(snr, "--snr"), seed=seed,
+            force=force, progress=lambda done, total: report("k-space", done, total),
         )  # fmt: skip
     click.echo("\n".join(str(path) for path in written.values()))

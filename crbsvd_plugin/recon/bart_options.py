@@ -116,7 +116,7 @@ class BartOptions:
         """
         if backend != "bart" and self != PLAIN:
             raise UserError(
-                f"terms and low memory of bart are given, but the backend is {backend}; take the backend bart"
+                f"terms or low memory of bart are asked for, but the backend is {backend}; take the backend bart"
             )
         kinds = [term.kind for term in self.read()]
         if kinds and (regulariser != "l2" or lam):
