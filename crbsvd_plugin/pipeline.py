@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from . import bart
 from .basis import Basis
 from .calibration import whitening
+from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
 from .group import Reconstruction, check_memory, reconstruct_group, taken
@@ -24,8 +25,6 @@ from .readouts import Roles, collect
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
     from ismrmrd.xsd import ismrmrdHeader
-
-    from .cluster import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +68,10 @@ def reconstruct_stream(
     report = report or silent
     # before the data are read
     _ = config.chosen_solver
-    if config.backend == "bart":
-        psf = config.kernel_cache is not None
-        bart.require(config.bart_options.features(shift=config.shift, regulariser=config.regulariser, psf=psf))
-    elif config.sens == "bart":
-        bart.find()
-    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder.absolute()
+    list((pool or Pool()).map(_check_programs, [config]))  # where the work will be done
+    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder
+    if pool is not None and cache is not None:
+        cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
@@ -94,6 +91,15 @@ def reconstruct_stream(
             "raw data hold one image, which one worker reconstructs with one thread; without workers it has all cores"
         )
     yield from pool.map(one, taken(scan.groups), progress=counted(report, "images", n_images))
+
+
+def _check_programs(config: Config) -> None:
+    """Refuse what BART would have to do if it is not there, or too old."""
+    if config.backend == "bart":
+        psf = config.kernel_cache is not None
+        bart.require(config.bart_options.features(shift=config.shift, regulariser=config.regulariser, psf=psf))
+    elif config.sens == "bart":
+        bart.find()
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:

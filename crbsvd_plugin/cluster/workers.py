@@ -47,9 +47,9 @@ class _Answer:
 class Workers(Pool):
     """Runs everything on the workers of a Dask scheduler.
 
-    Items travel with their calls. A function travels once to every worker, so that what is bound to it
-    (`functools.partial`) may be as large as a dictionary. What the package logs on a worker is logged here when the
-    result comes.
+    Items travel with their calls, anew for every worker that tries, so that a function may use its own up. A function
+    travels once to every worker, so that what is bound to it (`functools.partial`) may be as large as a dictionary; it
+    must stay as it is. What the package logs on a worker is logged here when the result comes.
     """
 
     def __init__(self, client: Any, versions: Mapping[str, str]):
