@@ -226,7 +226,7 @@ def test_step_is_short_enough(rng: np.random.Generator, n_readouts: int) -> None
         ({"scaling": "sigpy"}, r"scaling is 'sigpy', expected one of none, bart"),
         ({"solver": "ist"}, r"solver is 'ist', expected one of cg, fista, admm"),
         ({"solver": "cg"}, r"solver is cg, which cannot solve llr; use fista or admm"),
-        ({"solver": "admm", "backend": "bart"}, r"solver is admm, but bart solves this by cg; leave it out"),
+        ({"solver": "admm", "backend": "bart"}, r"solver is admm, but bart solves this by fista; leave it out"),
         ({"tolerance": 0.1, "backend": "bart"}, r"tolerance is 0\.1, but bart stops by iterations alone"),
         (
             {"shift": "overlap", "regulariser": "wavelet", "backend": "bart"},
