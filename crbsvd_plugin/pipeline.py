@@ -178,12 +178,12 @@ def reconstruct_stream(
     report = report or silent
     # before the data are read
     _solver(config)
+    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache)
     if config.backend == "bart":
-        psf = config.kernel_cache is not None
-        bart.require(_bart_options(config).features(shift=config.shift, regulariser=config.regulariser, psf=psf))
+        options = _bart_options(config)
+        bart.require(options.features(shift=config.shift, regulariser=config.regulariser, psf=cache is not None))
     elif config.sens == "bart":
         bart.find()
-    cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache)
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
@@ -256,11 +256,10 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
             coeff.shape[0] * coeff.shape[1],
         )
     step = np.subtract(place[1].position, place[0].position).tolist() if len(slices) > 1 else (0.0, 0.0, 0.0)
-    by_terms = bool(config.bart_terms)
     info = {
         "sens": config.sens, "backend": config.backend, "bart_terms": list(config.bart_terms),
-        "bart_lowmem": config.bart_lowmem, "regulariser": None if by_terms else config.regulariser,
-        "lam": None if by_terms else config.lam, "lam_scaling": config.scaling,
+        "bart_lowmem": config.bart_lowmem, "regulariser": None if config.bart_terms else config.regulariser,
+        "lam": None if config.bart_terms else config.lam, "lam_scaling": config.scaling,
         "block": config.block, "shift": config.shift, "solver": _solver(config), "iterations": config.iterations,
         "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
