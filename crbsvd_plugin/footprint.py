@@ -15,7 +15,7 @@ from .stack import BLOCK_BYTES
 from .toeplitz import chunk_bytes, sample_bytes
 
 GIB = 2**30
-IMPORTS = 0.2 * GIB
+IMPORTS = 0.24 * GIB
 """What Python and the libraries take before any data."""
 
 READING = "readouts"

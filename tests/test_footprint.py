@@ -87,14 +87,13 @@ def test_what_is_held_already_need_not_come(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["kernels-3d", "readouts-2d", "llr-complex-3d"])
-def test_a_process_takes_what_was_said(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    """Within 10 %, on cases above 1 GiB (`benchmarks/memory.py`)."""
+def test_a_process_takes_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 10 %, on one of the cases of `benchmarks/memory.py`."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import memory
 
     imports, _ = memory.measure("import")
-    taken, told = memory.measure(case)
+    taken, told = memory.measure("llr-complex-3d")
     taken -= imports
     assert taken > GIB
     assert told == pytest.approx(taken, rel=0.1), sys.version
