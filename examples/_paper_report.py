@@ -274,5 +274,5 @@ def _panels(
         strip.yaxis.tick_right()
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    # a palette: a third of the size
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256).save(path, optimize=True)
+    # a palette, a third of the size; rare colours of the bar are not to be merged
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
