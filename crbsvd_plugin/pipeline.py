@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,7 +27,8 @@ from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, collect
-from .recon import Backend, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
+from .recon import Backend, Preconditioner, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
+from .recon.density import density_start
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+
+Start = Literal["zero", "density"]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +79,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cg, fista or admm; None: cg for l2, else fista.
     iterations : int
         Largest number of iterations.
+    start : str
+        First images: zero, or density: the adjoint with density weights, see `recon.density`.
+    preconditioner : str
+        none, or circulant: cg needs half of the iterations, see `recon.circulant`.
     kernel_cache : str, optional
         Folder that keeps convolution kernels for the next scan with the same trajectory, see `kernel_cache`.
     tolerance : float
@@ -104,6 +111,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scaling: Scaling = "none"
     solver: Solver | None = None
     iterations: int = 30
+    start: Start = "zero"
+    preconditioner: Preconditioner = "none"
     kernel_cache: str | None = None
     tolerance: float = 0.0
     fit: bool = True
@@ -248,7 +257,8 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
     info = {
         "backend": config.backend, "regulariser": config.regulariser, "lam": config.lam, "lam_scaling": config.scaling,
         "block": config.block, "shift": config.shift, "solver": _solver(config), "iterations": config.iterations,
-        "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
+        "start": config.start, "preconditioner": config.preconditioner, "tolerance": config.tolerance,
+        "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
         "calibration": [result.key | result.calibration for result in results if result.calibration],
     }  # fmt: skip
@@ -260,9 +270,13 @@ def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 
 def _solver(config: Config) -> Solver:
+    if config.start != "zero" and config.backend == "sigpy":
+        raise UserError(
+            f"start is {config.start}, but sigpy begins with zero; leave it out, or take the backend native"
+        )
     return choose_solver(
         config.solver, regulariser=config.regulariser, shift=config.shift, tolerance=config.tolerance,
-        backend=config.backend,
+        preconditioner=config.preconditioner, backend=config.backend,
     )  # fmt: skip
 
 
@@ -273,9 +287,11 @@ def _coefficients(
     sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
     operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=cache)
     report("reconstruction", 0, config.iterations)
+    lam = config.lam if config.regulariser == "l2" else 0.0
+    start = density_start(operator, ksp, lam=lam) if config.start == "density" else None
     return reconstruct(
         operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,
         scaling=config.scaling, solver=config.solver, iterations=config.iterations, tolerance=config.tolerance,
-        backend=config.backend,
+        start=start, preconditioner=config.preconditioner, backend=config.backend,
         callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
     )  # fmt: skip

@@ -22,6 +22,7 @@ from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.model import Parameter
 from crbsvd_plugin.pipeline import Config, Reconstruction, gathered, reconstruct_stream
 from crbsvd_plugin.recon import reconstruct
+from crbsvd_plugin.recon.density import density_start
 from crbsvd_plugin.trajectory import radial
 
 T, K, N, C = 6, 2, 16, 3
@@ -123,6 +124,37 @@ def test_shuffled_readouts_give_the_same(rng: np.random.Generator, basis: str) -
     for one, other in zip(straight, shuffled, strict=True):
         assert one.maps is None
         assert error(other.coeff, one.coeff) < SAME
+
+
+@pytest.mark.parametrize(("start", "preconditioner"), [("density", "none"), ("zero", "circulant")])
+def test_start_and_preconditioner_reach_the_solver(
+    rng: np.random.Generator, basis: str, start: str, preconditioner: str
+) -> None:
+    items, phi = scan(rng, n_slices=1, noise=False), Basis.load(basis).phi
+    options = {"start": start, "preconditioner": preconditioner}
+    (result,) = reconstruct_stream(head(), items, Config(basis=basis, lam=0.5, iterations=2, fit=False, **options))
+    ksp = np.stack([item.data for item in items], axis=1)
+    traj = np.stack([item.traj for item in items])[..., ::-1].astype(float)
+    frame = np.array([item.idx.contrast for item in items])
+    sens = coils.estimate_sensitivities(ksp, traj, frame=frame, phi=phi, shape=(N, N))
+    operator = SubspaceOperator(traj, frame=frame, phi=phi, sens=sens)
+    first = density_start(operator, ksp, lam=0.5) if start == "density" else None
+    expected = reconstruct(operator, ksp, lam=0.5, iterations=2, start=first, preconditioner=preconditioner)
+    assert error(result.coeff, expected) < SAME
+    assert error(reconstruct(operator, ksp, lam=0.5, iterations=2), expected) > 10 * SAME
+    assert gathered([result], Config(basis=basis, **options)).info.items() >= options.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": "density", "backend": "sigpy"}, "start is density, but sigpy begins with zero"),
+        ({"preconditioner": "circulant", "regulariser": "llr"}, "which is for cg in the backend native"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_reading(basis: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        next(reconstruct_stream(head(), iter(()), Config(basis=basis, **options)))
 
 
 def test_rank_cuts_the_basis_and_the_dictionary(rng: np.random.Generator, basis: str) -> None:
@@ -238,7 +270,7 @@ def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
     found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))
     options = seen[0]
     options.pop("callback")
-    assert options == {**chosen, "solver": None}
+    assert options == {**chosen, "solver": None, "start": None, "preconditioner": "none"}
     assert ("reconstruction", 1, 4) in stages
     info = gathered(found, config).info
     assert info["lam_scaling"] == "bart"

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from ..encoding import SubspaceOperator
 from ..errors import UserError
 from .admm import admm
 from .cg import conjugate_gradients
+from .circulant import Circulant
 from .eigenvalue import step_size
 from .fista import fista
 from .penalty import REGULARISERS, SHIFTS, Regulariser, Shift, penalty
@@ -24,14 +26,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "BACKENDS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
-    "Backend", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
+    "BACKENDS", "PRECONDITIONERS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
+    "Backend", "Encoding", "Preconditioner", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver",
+    "reconstruct",
 ]  # fmt: skip
 
 Backend = Literal["native", "sigpy", "bart"]
 BACKENDS: tuple[Backend, ...] = ("native", "sigpy", "bart")
 Solver = Literal["cg", "fista", "admm"]
 SOLVERS: tuple[Solver, ...] = ("cg", "fista", "admm")
+Preconditioner = Literal["none", "circulant"]
+PRECONDITIONERS: tuple[Preconditioner, ...] = ("none", "circulant")
 
 
 class Encoding(Protocol):
@@ -79,6 +84,7 @@ def reconstruct(
     iterations: int = 30,
     tolerance: float = 0.0,
     start: NDArray[Any] | None = None,
+    preconditioner: Preconditioner = "none",
     backend: Backend = "native",
     callback: Callable[[int, NDArray[Any]], object] | None = None,
 ) -> NDArray[Any]:
@@ -110,7 +116,10 @@ def reconstruct(
         Stop early. cg: where the residual falls below this share of its start; fista and admm: where the images change
         by less than this share of their norm. Native only.
     start : array (K, *X), optional
-        First images; zero if not given. Not for sigpy.
+        First images; zero if not given. Not for sigpy. `density.density_start` makes some.
+    preconditioner : {"none", "circulant"}
+        circulant: cg needs half of the iterations, which regularise less; see `circulant`. Native only, and for
+        a SubspaceOperator.
     backend : {"native", "sigpy", "bart"}
         Ours, SigPy's (l2 alone), or BART's ``pics``.
     callback : callable, optional
@@ -136,7 +145,10 @@ def reconstruct(
     if start is not None and start.shape != operator.coeff_shape:
         raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
     function = penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)
-    solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend=backend)
+    solver = choose_solver(
+        solver, regulariser=regulariser, shift=shift, tolerance=tolerance, preconditioner=preconditioner,
+        backend=backend,
+    )  # fmt: skip
     if backend == "sigpy":
         if start is not None:
             raise UserError("sigpy begins with zero; leave start out, or take the backend native")
@@ -165,9 +177,15 @@ def reconstruct(
             )
         )  # fmt: skip
     if solver == "cg":
+        inverse = None
+        if preconditioner == "circulant":
+            if not isinstance(operator, SubspaceOperator):
+                raise UserError("preconditioner is circulant, which is for readouts (SubspaceOperator); leave it out")
+            inverse = Circulant(operator, lam)
         return conjugate_gradients(
-            operator.normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start, callback=callback
-        )
+            operator.normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
+            preconditioner=inverse, callback=callback,
+        )  # fmt: skip
     solve = fista if solver == "fista" else admm
     return solve(
         operator.normal, right, penalty=function, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
@@ -176,7 +194,13 @@ def reconstruct(
 
 
 def choose_solver(
-    solver: Solver | None, *, regulariser: Regulariser, shift: Shift, tolerance: float, backend: Backend
+    solver: Solver | None,
+    *,
+    regulariser: Regulariser,
+    shift: Shift,
+    tolerance: float,
+    backend: Backend,
+    preconditioner: Preconditioner = "none",
 ) -> Solver:
     """Return the solver that these options ask for, see `reconstruct`.
 
@@ -191,6 +215,10 @@ def choose_solver(
         raise UserError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
     if solver == "cg" and regulariser != "l2":
         raise UserError(f"solver is cg, which cannot solve {regulariser}; use fista or admm")
+    if preconditioner not in PRECONDITIONERS:
+        raise UserError(f"preconditioner is {preconditioner!r}, expected one of {', '.join(PRECONDITIONERS)}")
+    if preconditioner != "none" and (solver != "cg" or backend != "native"):
+        raise UserError(f"preconditioner is {preconditioner}, which is for cg in the backend native; leave it out")
     if backend == "sigpy" and (regulariser != "l2" or solver != "cg" or tolerance):
         raise UserError("sigpy solves l2 by cg, and stops by iterations alone; leave the other options out")
     if backend == "bart":
