@@ -28,7 +28,6 @@ from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
 from .readouts import Group, Roles, collect
 from .recon import Backend, Preconditioner, Regulariser, Scaling, Shift, Solver, choose_solver, reconstruct
-from .recon.density import density_start
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -287,11 +286,10 @@ def _coefficients(
     sens = coils.estimate_sensitivities(ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape)
     operator = SubspaceOperator(group.traj, frame=group.frame, phi=basis.phi, sens=sens, kernel_cache=cache)
     report("reconstruction", 0, config.iterations)
-    lam = config.lam if config.regulariser == "l2" else 0.0
-    start = density_start(operator, ksp, lam=lam) if config.start == "density" else None
     return reconstruct(
         operator, ksp, lam=config.lam, regulariser=config.regulariser, block=config.block, shift=config.shift,
         scaling=config.scaling, solver=config.solver, iterations=config.iterations, tolerance=config.tolerance,
-        start=start, preconditioner=config.preconditioner, backend=config.backend,
+        start=None if config.start == "zero" else config.start, preconditioner=config.preconditioner,
+        backend=config.backend,
         callback=lambda iteration, _: report("reconstruction", iteration, config.iterations),
     )  # fmt: skip

@@ -10,6 +10,8 @@ from test_cg import scan
 from test_delays import koosh
 from test_encoding import arrays, error, make, random
 
+from crbsvd_plugin import CartesianOperator
+from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.recon import reconstruct
 from crbsvd_plugin.recon.density import density_start, density_weights
 from crbsvd_plugin.trajectory import radial
@@ -66,7 +68,7 @@ def test_the_first_image_has_the_best_scale(rng: np.random.Generator, frozen: Fr
     operator = make(arrays(case, rng, frozen), np.complex128)
     ksp = np.array(random(rng, frozen, operator.ksp_shape, np.complex128))
     ksp[:, operator.weights == 0] = np.nan
-    start = density_start(operator, frozen(ksp), lam=lam)
+    start = density_start(operator, frozen(ksp), operator.adjoint(ksp), lam=lam)
 
     def objective(image: np.ndarray) -> float:
         misfit = (operator.weights * np.abs(operator.forward(image) - ksp) ** 2)[:, operator.weights > 0]
@@ -80,16 +82,30 @@ def test_the_first_image_has_the_best_scale(rng: np.random.Generator, frozen: Fr
 
 def test_no_data_give_no_image(rng: np.random.Generator, frozen: Freeze) -> None:
     operator = make(arrays("2d", rng, frozen), np.complex64)
-    assert not density_start(operator, np.zeros(operator.ksp_shape)).any()
+    assert not reconstruct(operator, np.zeros(operator.ksp_shape), start="density").any()
 
 
 def test_the_first_iterations_are_spared(rng: np.random.Generator) -> None:
     operator, ksp, truth = scan(rng, 48)
-    start = density_start(operator, ksp)
-    assert error(reconstruct(operator, ksp, iterations=5, start=start), truth) < error(
+    start = density_start(operator, ksp, operator.adjoint(ksp))
+    assert error(reconstruct(operator, ksp, iterations=5, start="density"), truth) < error(
         reconstruct(operator, ksp, iterations=8), truth
     )
     # the end is the same: they are no part of the objective
     lam = 0.5
     ends = [reconstruct(operator, ksp, lam=lam, iterations=60, start=one) for one in (None, start)]
     assert error(ends[1], ends[0]) < 1e-3
+
+
+def test_with_a_penalty_that_is_no_square_and_in_what_it_is_refused(rng: np.random.Generator) -> None:
+    operator, ksp, truth = scan(rng, 32)
+    options = {"regulariser": "llr", "shift": "none", "lam": 0.02, "iterations": 3}
+    with_start, without = (reconstruct(operator, ksp, start=one, **options) for one in ("density", None))
+    assert error(with_start, truth) < error(without, truth)
+    grid = CartesianOperator(np.ones((2, 4, 4)), phi=np.eye(2), sens=np.ones((1, 4, 4)))
+    for where, start, message in (
+        (grid, "density", r"start is density, which is for readouts \(SubspaceOperator\)"),
+        (operator, "dense", "start is 'dense', expected density, or images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            reconstruct(where, np.zeros(where.ksp_shape), start=start)

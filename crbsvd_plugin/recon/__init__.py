@@ -8,7 +8,7 @@ R(c) = 1/2 ||c||^2 (l2), the nuclear norms of blocks (llr), or the l1 norm of wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..errors import UserError
 from .admm import admm
 from .cg import conjugate_gradients
 from .circulant import Circulant
+from .density import density_start
 from .eigenvalue import step_size
 from .fista import fista
 from .penalty import REGULARISERS, SHIFTS, Regulariser, Shift, penalty
@@ -83,7 +84,7 @@ def reconstruct(
     solver: Solver | None = None,
     iterations: int = 30,
     tolerance: float = 0.0,
-    start: NDArray[Any] | None = None,
+    start: NDArray[Any] | Literal["density"] | None = None,
     preconditioner: Preconditioner = "none",
     backend: Backend = "native",
     callback: Callable[[int, NDArray[Any]], object] | None = None,
@@ -115,8 +116,9 @@ def reconstruct(
     tolerance : float
         Stop early. cg: where the residual falls below this share of its start; fista and admm: where the images change
         by less than this share of their norm. Native only.
-    start : array (K, *X), optional
-        First images; zero if not given. Not for sigpy. `density.density_start` makes some.
+    start : array (K, *X) or "density", optional
+        First images; zero if not given. density: the adjoint with density weights, see `density`, for a
+        SubspaceOperator. Not for sigpy.
     preconditioner : {"none", "circulant"}
         circulant: cg needs half of the iterations, which regularise less; see `circulant`. Native only, and for
         a SubspaceOperator.
@@ -142,8 +144,7 @@ def reconstruct(
         raise UserError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
     if scaling not in SCALINGS:
         raise UserError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
-    if start is not None and start.shape != operator.coeff_shape:
-        raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
+    _check_start(start, operator)
     function = penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)
     solver = choose_solver(
         solver, regulariser=regulariser, shift=shift, tolerance=tolerance, preconditioner=preconditioner,
@@ -162,18 +163,22 @@ def reconstruct(
             raise UserError("k-space holds values that are not finite; leave these samples out, or give them weight 0")
         if scaling == "bart":
             lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
+    images = None if isinstance(start, str) else start
+    if start is not None and images is None:
+        # `_check_start` knows that it is one
+        images = density_start(cast(SubspaceOperator, operator), ksp, right, lam=lam if regulariser == "l2" else 0.0)
     if backend == "bart":
         from .bart_pics import pics
 
         step = 1.0
         if solver == "fista":
             step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
-            if start is not None:  # its iterations begin with the proximal map, ours with the gradient
-                start = start - step * (operator.normal(start) - right)
+            if images is not None:  # its iterations begin with the proximal map, ours with the gradient
+                images = images - step * (operator.normal(images) - right)
         return np.asarray(
             pics(
                 operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift,
-                step=step, start=start,
+                step=step, start=images,
             )
         )  # fmt: skip
     if solver == "cg":
@@ -183,14 +188,24 @@ def reconstruct(
                 raise UserError("preconditioner is circulant, which is for readouts (SubspaceOperator); leave it out")
             inverse = Circulant(operator, lam)
         return conjugate_gradients(
-            operator.normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
+            operator.normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=images,
             preconditioner=inverse, callback=callback,
         )  # fmt: skip
     solve = fista if solver == "fista" else admm
     return solve(
-        operator.normal, right, penalty=function, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
+        operator.normal, right, penalty=function, lam=lam, iterations=iterations, tolerance=tolerance, start=images,
         callback=callback,
     )  # fmt: skip
+
+
+def _check_start(start: NDArray[Any] | str | None, operator: Encoding) -> None:
+    if isinstance(start, str):
+        if start != "density":
+            raise UserError(f"start is {start!r}, expected density, or images")
+        if not isinstance(operator, SubspaceOperator):
+            raise UserError("start is density, which is for readouts (SubspaceOperator); leave it out")
+    elif start is not None and start.shape != operator.coeff_shape:
+        raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
 
 
 def choose_solver(

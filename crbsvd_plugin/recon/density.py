@@ -64,7 +64,9 @@ def density_weights(
     return found
 
 
-def density_start(operator: SubspaceOperator, ksp: NDArray[Any], *, lam: float = 0.0) -> NDArray[Any]:
+def density_start(
+    operator: SubspaceOperator, ksp: NDArray[Any], right: NDArray[Any], *, lam: float = 0.0
+) -> NDArray[Any]:
     """Return a first image (K, *X): a A^H W D y, with the number a that fits the data best.
 
     a minimises 1/2 sum w |A c - y|^2 + lam/2 ||c||^2 along this image.
@@ -75,6 +77,8 @@ def density_start(operator: SubspaceOperator, ksp: NDArray[Any], *, lam: float =
         A and w.
     ksp : complex array (C, R, S)
         Measured k-space y.
+    right : array (K, *X)
+        A^H W y.
     lam : float
         Weight of the penalty.
     """
@@ -83,4 +87,4 @@ def density_start(operator: SubspaceOperator, ksp: NDArray[Any], *, lam: float =
     curvature = float(np.vdot(image, operator.normal(image)).real) + lam * float(np.vdot(image, image).real)
     if not curvature > 0:
         return image
-    return np.asarray(image * (np.vdot(image, operator.adjoint(ksp)) / curvature), operator.dtype)
+    return np.asarray(image * (np.vdot(image, right) / curvature), operator.dtype)
