@@ -107,7 +107,8 @@ def _problem(
     return Problem(
         shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads), n_samples=n_samples,
         n_receivers=n_receivers, n_coils=config.kept_coils(n_receivers), rank=basis.rank,
-        real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver, n_threads=threads.count(), n_images=n_images,
+        real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver,
+        preconditioned=config.preconditioner != "none", n_threads=threads.count(), n_images=n_images,
     )  # fmt: skip
 
 

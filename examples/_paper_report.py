@@ -275,4 +275,6 @@ def _panels(
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     # a palette, a third of the size; rare colours of the bar are not to be merged
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        path, optimize=True
+    )

@@ -43,6 +43,7 @@ def test_the_scan_of_the_paper_fits_into_14_gib() -> None:
     [
         {"shape": (121, 150, 160)}, {"n_readouts": 210_000}, {"n_samples": 321}, {"rank": 16}, {"real": False},
         {"n_threads": 3}, {"n_images": 2}, {"n_receivers": 9}, {"n_coils": 9}, {"solver": "admm"},
+        {"preconditioned": True},
     ],
 )  # fmt: skip
 def test_more_of_anything_takes_more(more: dict[str, object]) -> None:
