@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
 from .config import Config
 from .errors import UserError
-from .fit.result import Maps
+from .fit.result import Maps, stacked
 from .group import Reconstruction
 from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
@@ -97,7 +96,8 @@ def maps(
     volumes = []
     for repetition in range(len(images.coeff)):
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
-        volumes.append(_joined([one for one in slices if one is not None], slices))
+        (alone, *more) = slices
+        volumes.append(alone if alone is not None and not more else stacked(slices))
     return _write(images, volumes, output, source=raw, force=force)
 
 
@@ -157,23 +157,6 @@ def _reconstructed(
 def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:
     others = {name: value for name, value in result.key.items() if name != "slice"}
     return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
-
-
-def _joined(present: list[Maps], slices: list[Maps | None]) -> Maps:
-    """Stack the maps of slices along z; a missing slice is empty."""
-    if len(slices) == 1:
-        return present[0]
-    like = present[0]
-    zeros = np.zeros_like
-    empty = Maps(like.parameters, zeros(like.theta), zeros(like.m0), zeros(like.edge), zeros(like.mask))
-    whole = [empty if one is None else one for one in slices]
-    return Maps(
-        like.parameters,
-        np.stack([one.theta for one in whole], axis=1),
-        np.stack([one.m0 for one in whole]),
-        np.stack([one.edge for one in whole]),
-        np.stack([one.mask for one in whole]),
-    )
 
 
 def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, force: bool) -> list[Path]:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..model import Parameter
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A map beside those of the parameters, that says how good they are.
+
+    Parameters
+    ----------
+    array : array (*X)
+        Its values.
+    unit : str
+        Their unit, SI; 1 for none.
+    description : str
+        What it is, in words.
+    """
+
+    array: NDArray[Any]
+    unit: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,8 @@ class Maps:
         The estimate lies on the edge of the dictionary, so the truth may lie outside of it.
     mask : bool array (*X)
         False where there is nothing to fit.
+    extra : mapping of name to Extra
+        Further maps, by the name of their file.
     """
 
     parameters: tuple[Parameter, ...]
@@ -35,3 +58,30 @@ class Maps:
     m0: NDArray[np.complex64]
     edge: NDArray[np.bool_]
     mask: NDArray[np.bool_]
+    extra: Mapping[str, Extra] = field(default_factory=dict)
+
+
+def stacked(slices: Sequence[Maps | None]) -> Maps:
+    """Return the maps of slices as those of a volume, along a new axis z; None: a slice that is missing is empty.
+
+    Raises
+    ------
+    ValueError
+        All are missing.
+    """
+    like = next((one for one in slices if one is not None), None)
+    if like is None:
+        raise ValueError("all slices are missing")
+
+    def along(name: str, axis: int) -> Any:
+        empty = np.zeros_like(getattr(like, name))
+        return np.stack([empty if one is None else getattr(one, name) for one in slices], axis=axis)
+
+    def of(name: str, extra: Extra) -> Extra:
+        arrays = [np.zeros_like(extra.array) if one is None else one.extra[name].array for one in slices]
+        return replace(extra, array=np.stack(arrays))
+
+    return Maps(
+        like.parameters, along("theta", 1), along("m0", 0), along("edge", 0), along("mask", 0),
+        {name: of(name, extra) for name, extra in like.extra.items()},
+    )  # fmt: skip
