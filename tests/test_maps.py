@@ -333,8 +333,8 @@ def test_further_maps_are_written_beside_and_are_cleared_outside_of_the_mask(tmp
     for bad in ({"T1map": extra["RESIDUALmap"]}, {"m0MAP": extra["RESIDUALmap"]}):
         with pytest.raises(UserError, match="names that differ"):
             maps.save_maps(replace(result, extra=bad), np.eye(4), tmp_path / "bad", info=INFO)
+    wrong = {"RESIDUALmap": Extra(residual[0], "1", "")}
     with pytest.raises(ValueError, match="RESIDUALmap"):
-        wrong = {"RESIDUALmap": Extra(residual[0], "1", "")}
         maps.save_maps(replace(result, extra=wrong), np.eye(4), tmp_path / "bad", info=INFO)
     assert not (tmp_path / "bad").exists()
 
