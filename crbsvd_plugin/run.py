@@ -13,6 +13,7 @@ from .basis import Basis
 from .config import Config
 from .errors import UserError
 from .fit.result import Maps, stacked
+from .geometry import Geometry
 from .group import Reconstruction
 from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
@@ -22,7 +23,7 @@ from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
 from .readouts import is_imaging
-from .volumes import gathered
+from .volumes import gathered, slices_of, stack
 
 
 def config(**settings: Any) -> Config:
@@ -121,7 +122,8 @@ def fit(
         Images and basis do not belong together, or the output exists already or cannot be written.
     """
     _check_folders(output, force=force)
-    images = CoefficientImages.load(coeff, like=None if like is None else _geometry(like))
+    place, step = (None, (0.0, 0.0, 0.0)) if like is None else _place_of(like)
+    images = CoefficientImages.load(coeff, like=place, slice_step=step)
     full = Basis.load(name)
     if images.rank > full.rank:
         raise UserError(
@@ -150,7 +152,11 @@ def _reconstructed(
     raw: str, config: Config, report: Report, workers: int | None, scheduler: str | None
 ) -> tuple[CoefficientImages, list[Reconstruction]]:
     with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
+        results = list(
+            pipeline.reconstruct_stream(
+                header, items, config, report=report, pool=pool, check=lambda groups: stack(slices_of(groups))
+            )
+        )
     return gathered(results, config), results
 
 
@@ -176,10 +182,15 @@ def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, sourc
         return [path for commit in commits for path in commit()]
 
 
-def _geometry(raw: str) -> Any:
+def _place_of(raw: str) -> tuple[Geometry, tuple[float, float, float]]:
+    """Return where the first slice of raw data lies, and the way to the next."""
+    slices: dict[int, Geometry] = {}
     with open_raw(raw) as (header, items):
         # the noise scan, which mostly comes first, lies nowhere
-        first = next((item for item in items if is_imaging(item)), None)
-        if first is None:
-            raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
-        return geometry_of(header, first)
+        for item in items:
+            if is_imaging(item) and item.idx.slice not in slices:
+                slices[item.idx.slice] = geometry_of(header, item)
+    if not slices:
+        raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
+    order, step = stack(slices)
+    return slices[order[0]], step
