@@ -10,6 +10,7 @@ import msgspec
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
+from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
 from .fit.result import Maps, stacked
@@ -83,15 +84,18 @@ def maps(
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    whose: Entities | None = None,
 ) -> list[Path]:
-    """Reconstruct a raw data file, fit maps and write them; the arguments are those of `recon`.
+    """Reconstruct a raw data file, fit maps and write them.
+
+    The arguments are those of `recon`; with `whose`, `output` is a BIDS tree and the maps are theirs.
 
     Raises
     ------
     UserError
         The input does not fit, or the output exists already or cannot be written.
     """
-    _check_folders(output, force=force)
+    _check_output(output, whose, force=force)
     images, results = _reconstructed(raw, config, report, workers, scheduler)
     by_place = {_place(result, images): result.maps for result in results}
     volumes = []
@@ -99,7 +103,7 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
-    return _write(images, volumes, output, source=raw, force=force)
+    return _write(images, volumes, output, source=raw, whose=whose, force=force)
 
 
 def fit(
@@ -113,15 +117,16 @@ def fit(
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    whose: Entities | None = None,
 ) -> list[Path]:
-    """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
+    """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
 
     Raises
     ------
     UserError
         Images and basis do not belong together, or the output exists already or cannot be written.
     """
-    _check_folders(output, force=force)
+    _check_output(output, whose, force=force)
     place, step = (None, (0.0, 0.0, 0.0)) if like is None else _place_of(like)
     images = CoefficientImages.load(coeff, like=place, slice_step=step)
     full = Basis.load(name)
@@ -138,11 +143,14 @@ def fit(
             fit_images(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
             for i in range(len(images.coeff))
         ]
-    return _write(images, volumes, output, source=coeff, force=force)
+    return _write(images, volumes, output, source=coeff, whose=whose, force=force)
 
 
-def _check_folders(output: str, *, force: bool) -> None:
+def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
     """Refuse maps that are there, of one volume or of several, before the work."""
+    if whose is not None:
+        check_tree(output, whose, force=force)
+        return
     files.check_free(Path(output) / "maps.json", [], kind=MAPS, force=force)
     for folder in sorted(Path(output).glob("volume-*")):
         files.check_free(folder / "maps.json", [], kind=MAPS, force=force)
@@ -165,7 +173,9 @@ def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]
     return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
 
 
-def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, force: bool) -> list[Path]:
+def _write(
+    images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, whose: Entities | None, force: bool
+) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
@@ -174,6 +184,8 @@ def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, sourc
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }
+    if whose is not None:
+        return save_bids(volumes, images.affine, output, whose, info=info, force=force)
     with ExitStack() as stack:
         commits = []
         for i, volume in enumerate(volumes):

@@ -16,6 +16,7 @@ from . import common
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
 @common.mask_level
 @common.spreading_options
+@common.bids_options
 @common.force
 @common.verb
 def command(
@@ -26,14 +27,18 @@ def command(
     like: str | None,
     mask_level: float,
     cluster: dict[str, Any],
+    tree: dict[str, Any],
     force: bool,
 ) -> None:
     """Fit maps to the coefficient images COEFF (ours, or of 'bart pics') with the dictionary of NAME.
 
     Voxels are what --workers and --scheduler spread: a single volume gains too.
     """
-    from .. import run
+    from .. import bids, run
 
+    whose = bids.entities(**tree)
     with common.stages() as report:
-        written = run.fit(coeff, name, output, like=like, mask_level=mask_level, force=force, report=report, **cluster)
+        written = run.fit(
+            coeff, name, output, like=like, mask_level=mask_level, force=force, report=report, whose=whose, **cluster
+        )
     click.echo("\n".join(str(path) for path in written))

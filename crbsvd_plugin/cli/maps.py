@@ -16,6 +16,7 @@ from . import common
 @common.mask_level
 @common.reading_options
 @common.spreading_options
+@common.bids_options
 @common.force
 @common.verb
 def command(
@@ -26,6 +27,7 @@ def command(
     mask_level: float,
     settings: dict[str, Any],
     cluster: dict[str, Any],
+    tree: dict[str, Any],
     force: bool,
 ) -> None:
     """Reconstruct the raw data RAW (ISMRMRD .h5) in the basis NAME, and fit maps with its dictionary.
@@ -33,9 +35,10 @@ def command(
     Slices and other separate images are what --workers and --scheduler spread, one thread each: a single image gains
     nothing.
     """
-    from .. import run
+    from .. import bids, run
 
+    whose = bids.entities(**tree)
     config = run.config(basis=name, mask_level=mask_level, **settings)
     with common.stages() as report:
-        written = run.maps(raw, config, output, force=force, report=report, **cluster)
+        written = run.maps(raw, config, output, force=force, report=report, whose=whose, **cluster)
     click.echo("\n".join(str(path) for path in written))
