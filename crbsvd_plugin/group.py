@@ -20,6 +20,7 @@ from .calibration import calibrated, mixed
 from .config import Config
 from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
+from .fit.fixed import match_fixed
 from .fit.matching import match
 from .fit.result import Maps
 from .footprint import Problem, check
@@ -167,12 +168,21 @@ def fit(
     dictionary: Dictionary,
     *,
     mask_level: float,
+    b1: NDArray[Any] | None = None,
     report: Report | None = None,
     pool: Pool | None = None,
 ) -> Maps:
-    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress."""
+    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress.
+
+    With `b1` (*X), a measured map, every voxel is matched with atoms of its B1.
+    """
     report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total), pool=pool)
+    progress = counted(report, "fit", total)
+    if b1 is None:
+        maps = match(coeff, dictionary, mask_level=mask_level, progress=progress, pool=pool)
+    else:
+        options: dict[str, Any] = {"mask_level": mask_level, "progress": progress, "pool": pool}
+        maps = match_fixed(coeff, dictionary, name="B1", known=b1, **options)
     report("fit", total, total)  # masked voxels are done too
     return maps
 

@@ -13,6 +13,7 @@ from .basis import Basis
 from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
+from .fieldmap import load_b1
 from .fit.result import Maps, stacked
 from .geometry import Geometry
 from .group import Reconstruction
@@ -103,7 +104,7 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
-    return _write(images, volumes, output, source=raw, whose=whose, force=force)
+    return _write(images, volumes, output, sources=[raw], whose=whose, force=force)
 
 
 def fit(
@@ -113,6 +114,7 @@ def fit(
     *,
     like: str | None,
     mask_level: float,
+    b1: str | None = None,
     force: bool,
     report: Report,
     workers: int | None = None,
@@ -120,6 +122,8 @@ def fit(
     whose: Entities | None = None,
 ) -> list[Path]:
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
+
+    `b1` is a measured map: every voxel is matched with atoms of its B1, see `fit.fixed`.
 
     Raises
     ------
@@ -138,12 +142,13 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
+    known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = [
-            fit_images(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
+            fit_images(images.volume(i), dictionary, mask_level=mask_level, b1=known, report=report, pool=pool)
             for i in range(len(images.coeff))
         ]
-    return _write(images, volumes, output, source=coeff, whose=whose, force=force)
+    return _write(images, volumes, output, sources=[coeff] if b1 is None else [coeff, b1], whose=whose, force=force)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
@@ -174,13 +179,19 @@ def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]
 
 
 def _write(
-    images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, whose: Entities | None, force: bool
+    images: CoefficientImages,
+    volumes: list[Maps],
+    output: str,
+    *,
+    sources: list[str],
+    whose: Entities | None,
+    force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
         "EstimationAlgorithm": "dictionary matching in the compressed domain",
-        "Sources": [Path(source).name],
+        "Sources": [Path(source).name for source in sources],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }

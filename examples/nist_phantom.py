@@ -162,7 +162,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
                         [row.observed_sd * row.truth for row in chosen], fmt=marker, color=colour, capsize=2,
                         markersize=5, label=name if chosen else None,
                     )  # fmt: skip
-            ends = [min(row.truth for row in rows) * 0.7, max(row.truth for row in rows) * 1.4]
+            times = [row.truth for row in rows if row.quantity == quantity]
+            ends = [min(times) * 0.7, max(times) * 1.4]
             axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
             axes.set(xscale="log", yscale="log", xlabel=f"true {quantity} [s]", ylabel=f"{quantity} [s]")
             axes.set_title(f"{quantity}, prior {prior}")
@@ -184,8 +185,8 @@ def findings(rows: Sequence[Row], options: argparse.Namespace) -> str:
         f"3 x 1040 radial readouts, SNR {options.snr:g}, K = {options.rank}, crb weight {CRB_WEIGHT:g}.",
         "",
         "Estimate: median over the voxels of a vial but its outermost. Observed standard deviation: of a voxel over",
-        f"{options.repeats} scans with noise of their own, root mean square over the vial; the dictionary's steps are part",
-        "of it.",
+        f"{options.repeats} scans with noise of their own, root mean square over the vial; the dictionary's steps are",
+        "part of it.",
         "Flagged: share of the voxels whose best atom lies on the edge of the dictionary (EDGEmap).",
         *(
             []

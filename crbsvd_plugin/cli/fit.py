@@ -14,6 +14,10 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
+@click.option(
+    "--b1", metavar="FILE", callback=common.file_name,
+    help="Measured map of B1 (NIfTI, relative or percent): match every voxel with atoms of its B1.",
+)  # fmt: skip
 @common.mask_level
 @common.spreading_options
 @common.bids_options
@@ -25,6 +29,7 @@ def command(
     name: str,
     output: str,
     like: str | None,
+    b1: str | None,
     mask_level: float,
     cluster: dict[str, Any],
     tree: dict[str, Any],
@@ -39,6 +44,15 @@ def command(
     whose = bids.entities(**tree)
     with common.stages() as report:
         written = run.fit(
-            coeff, name, output, like=like, mask_level=mask_level, force=force, report=report, whose=whose, **cluster
+            coeff,
+            name,
+            output,
+            like=like,
+            b1=b1,
+            mask_level=mask_level,
+            force=force,
+            report=report,
+            whose=whose,
+            **cluster,
         )
     click.echo("\n".join(str(path) for path in written))
