@@ -71,8 +71,9 @@ class Box:
         """Return theta (..., P) of coordinates u (..., P)."""
         low, half = self._scaled()
         curved = low + (u + 1) * half
-        # rounding must not leave the range in which the model is defined
-        return np.clip(np.where(self._log, np.exp(np.where(self._log, curved, 0)), curved), self.low, self.high)
+        theta = np.where(self._log, np.exp(np.where(self._log, curved, 0)), curved)
+        # the ends are exact, and rounding must not leave the range in which the model is defined
+        return np.clip(np.where(u <= -1, self.low, np.where(u >= 1, self.high, theta)), self.low, self.high)
 
     def slope(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return dtheta/du (..., P) at theta (..., P); 0 for a parameter of one value."""
