@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fit_case import complex_normal, emulated
 
-from crbsvd_plugin import pipeline
+from crbsvd_plugin import pipeline, run
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.errors import UserError
@@ -74,6 +74,18 @@ def test_more_starts_are_never_worse(rng: np.random.Generator) -> None:
     assert four.residual is not None
     assert np.all(four.residual <= one.residual)
     assert np.any(four.residual < 0.999 * one.residual)
+
+
+def test_slices_are_stacked_and_a_missing_one_is_empty(rng: np.random.Generator) -> None:
+    one = Fitter(gridded(4), 0.0, emulated()).fit(complex_normal(rng, 5, 3, 4).astype(np.complex64))
+    whole = run._joined([one], [None, one])
+    assert whole.theta.shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(whole.theta[:, 1], one.theta)
+    for name in ("m0", "edge", "mask", "converged", "residual"):
+        array = getattr(whole, name)
+        assert array.dtype == getattr(one, name).dtype
+        assert not array[0].any()
+        np.testing.assert_array_equal(array[1], getattr(one, name))
 
 
 def test_stages_are_reported() -> None:
