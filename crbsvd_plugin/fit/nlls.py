@@ -183,7 +183,7 @@ def _fit_block(
     """Return the best of the minima from several starts (S, V, P) for voxels (V, K)."""
     voxels, starts = block
     size = np.linalg.norm(voxels.astype(np.complex128), axis=1)
-    unit = voxels / np.where(size > 0, size, 1)[:, None]
+    unit = np.asarray(voxels / np.where(size > 0, size, 1)[:, None], np.complex128)
     u = forward.box.unit(starts)
     # a start may lie outside by the rounding of single precision; what is fixed has limits of no width
     u = np.where(limits[0] < limits[1], np.clip(u, *limits), np.clip(u, -1, 1))
