@@ -30,7 +30,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rank : int, optional
         Use only the first columns of the basis.
     frame, shots, groups
-        Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
+        Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str

@@ -20,7 +20,8 @@ from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import Roles, collect
+from .readouts import collect
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
