@@ -77,7 +77,7 @@ def bart_factor(right: NDArray[Any], *, regulariser: Regulariser, block: int, sh
     ----------
     right : array (K, *X)
         A^H W y.
-    regulariser : {"l2", "llr", "wavelet"}
+    regulariser : {"llr", "wavelet"}
         The penalty.
     block, shift
         Blocks of llr, see `reconstruct`.
@@ -87,8 +87,6 @@ def bart_factor(right: NDArray[Any], *, regulariser: Regulariser, block: int, sh
     Dividing the data by s and multiplying the result by s is the same as the weight s lam, where R(s c) = s R(c), and
     changes nothing where R is quadratic.
     """
-    if regulariser == "l2":
-        return 1.0
     overlap = shift == "overlap"
     width = llr_width(right.shape[1:], len(right), block, overlap=overlap) if regulariser == "llr" else 1.0
     return data_scale(right) * width
@@ -101,6 +99,8 @@ def scaled_lam(
 
     The other arguments are those of `bart_factor`.
     """
+    if regulariser == "l2":
+        return lam  # the same in both
     factor = bart_factor(right, regulariser=regulariser, block=block, shift=shift)
     ours = lam * factor if scaling == "bart" else lam
     logger.info("lam %.6g, which bart pics without -w calls %.6g (its scaling here: %.6g)", ours, ours / factor, factor)
