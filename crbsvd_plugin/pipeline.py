@@ -16,6 +16,7 @@ from .calibration import whitening
 from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
+from .fit.fitter import prepared
 from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
@@ -41,7 +42,7 @@ def reconstruct_stream(
     """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
     Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
-    reconstruction, matching.
+    reconstruction, fit.
 
     Parameters
     ----------
@@ -75,10 +76,16 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
+    fitter = None
+    if dictionary is not None:
+        fitter = prepared(
+            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.starts,
+            signals=config.signals, report=report,
+        )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
     one = partial(
-        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
+        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
         config=config, cache=cache,
     )  # fmt: skip
     n_images = len(scan.groups)
