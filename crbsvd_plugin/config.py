@@ -6,8 +6,19 @@ import msgspec
 
 from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
+from .errors import UserError
 from .fit.fitter import Method, Signals
-from .recon import Backend, BartOptions, Regulariser, Scaling, Shift, Solver, choose_solver
+from .recon import (
+    Backend,
+    BartOptions,
+    Preconditioner,
+    Regulariser,
+    Scaling,
+    Shift,
+    Solver,
+    Start,
+    choose_solver,
+)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +31,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rank : int, optional
         Use only the first columns of the basis.
     frame, shots, groups
-        Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
+        Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
@@ -55,6 +66,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cg, fista or admm; None: cg for l2, else fista.
     iterations : int
         Largest number of iterations.
+    start : str
+        First images: zero, or density: the adjoint with density weights, see `recon.density`.
+    preconditioner : str
+        none, or circulant: cg needs half of the iterations, see `recon.circulant`.
     kernel_cache : str, optional
         Folder that keeps convolution kernels for the next scan with the same trajectory, see `kernel_cache`.
     tolerance : float
@@ -92,6 +107,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scaling: Scaling = "none"
     solver: Solver | None = None
     iterations: int = 30
+    start: Start = "zero"
+    preconditioner: Preconditioner = "none"
     kernel_cache: str | None = None
     tolerance: float = 0.0
     fit: bool = True
@@ -108,9 +125,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def chosen_solver(self) -> Solver:
         """The solver that these settings ask for; refuses those that do not go together."""
+        if self.start != "zero" and self.backend == "sigpy":
+            raise UserError(
+                f"start is {self.start}, but sigpy begins with zero; leave it out, or take the backend native"
+            )
         return choose_solver(
             self.solver, regulariser=self.regulariser, lam=self.lam, shift=self.shift, tolerance=self.tolerance,
-            backend=self.backend, bart_options=self.bart_options,
+            backend=self.backend, bart_options=self.bart_options, preconditioner=self.preconditioner,
         )  # fmt: skip
 
     def kept_coils(self, n_receivers: int) -> int:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from .errors import UserError
 from .memory import available
-from .recon import Solver
+from .recon.choice import Solver
 from .stack import BLOCK_BYTES
 from .toeplitz import chunk_bytes, sample_bytes
 
 GIB = 2**30
-IMPORTS = 0.2 * GIB
+IMPORTS = 0.24 * GIB
 """What Python and the libraries take before any data."""
 
 READING = "readouts"
@@ -46,6 +46,8 @@ class Problem:
         Basis and weights are real.
     solver : {"cg", "fista", "admm"}
         How it is solved.
+    preconditioned : bool
+        With the circulant preconditioner.
     n_threads : int
         Threads.
     n_images : int
@@ -60,6 +62,7 @@ class Problem:
     rank: int
     real: bool = True
     solver: Solver = "cg"
+    preconditioned: bool = False
     n_threads: int = 1
     n_images: int = 1
 
@@ -89,6 +92,11 @@ class Problem:
         making = self.kernels + sens + images + positions + n_samples * _REAL + chunk
         making += math.prod(doubled) * _COMPLEX + _fine_grid(doubled, 1.25)
         solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images
+        inverse = self.kernels // 2**n_dims if self.preconditioned else 0
+        # two K x K matrices for every voxel, from which the triangles of the inverse are cut
+        inverting = self.kernels + sens + images + 2 * self.rank**2 * n_voxels * _REAL * (1 if self.real else 2)
+        solving += inverse
+        solving = max(solving, inverting + 2 * inverse) if self.preconditioned else solving
         found = {
             READING: reading, "calibration": calibrating, "right-hand side": adjoint, "kernels": making,
             "iterations": solving,

@@ -16,8 +16,9 @@ from .footprint import GIB, IMPORTS, Problem
 from .memory import available
 from .mrd import open_raw
 from .mrd_header import size_of
-from .readouts import Roles, is_imaging
+from .readouts import is_imaging
 from .recon.bart_pics import command_like
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import AcquisitionHeader
@@ -107,7 +108,8 @@ def _problem(
     return Problem(
         shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads), n_samples=n_samples,
         n_receivers=n_receivers, n_coils=config.kept_coils(n_receivers), rank=basis.rank,
-        real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver, n_threads=threads.count(), n_images=n_images,
+        real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver,
+        preconditioned=config.preconditioner != "none", n_threads=threads.count(), n_images=n_images,
     )  # fmt: skip
 
 

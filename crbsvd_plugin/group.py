@@ -26,7 +26,7 @@ from .geometry import Geometry
 from .kernel_cache import KernelCache
 from .progress import Report, silent
 from .readouts import Group
-from .recon import reconstruct, solve
+from .recon import first_images, preconditioner_of, reconstruct, solve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,9 +147,13 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
         "callback": lambda iteration, _: report("reconstruction", iteration, config.iterations),
     }  # fmt: skip
     if config.backend != "native":
-        return reconstruct(operator, ksp, backend=config.backend, bart_options=config.bart_options, **options)
+        return reconstruct(
+            operator, ksp, backend=config.backend, bart_options=config.bart_options, start=config.start, **options
+        )
     right = operator.adjoint(ksp)
+    options["start"] = first_images(config.start, operator, ksp, right, lam=config.lam, regulariser=config.regulariser)
     del ksp
+    options["preconditioner"] = preconditioner_of(config.preconditioner, operator, lam=config.lam)
     normal = partial(operator.toeplitz.normal, sens=sens)
     del operator
     return solve(normal, right, **options)
@@ -163,6 +167,7 @@ def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
         problem = Problem(
             shape=group.shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
             n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
-            solver=config.chosen_solver, n_threads=threads.count(), n_images=len(groups),
+            solver=config.chosen_solver, preconditioned=config.preconditioner != "none",
+            n_threads=threads.count(), n_images=len(groups),
         )  # fmt: skip
         check(problem, held=held)

@@ -55,9 +55,9 @@ def save_maps(
     """Write parameter maps into a folder: all of them or none.
 
     ``NAMEmap.nii.gz`` per parameter (float32, SI units), ``M0map.nii.gz`` (magnitude),
-    ``M0phase.nii.gz`` (rad), ``EDGEmap.nii.gz`` (uint8), where known ``RESIDUALmap.nii.gz`` and
-    ``CONVERGEDmap.nii.gz`` (uint8), a JSON sidecar beside each, a PNG of
-    every parameter and of M0, and last ``maps.json``, which lists the hashes of all of them.
+    ``M0phase.nii.gz`` (rad), ``EDGEmap.nii.gz`` (uint8), where known ``CONVERGEDmap.nii.gz`` (uint8) and
+    ``RESIDUALmap.nii.gz``, one for each of `Maps.extra`, a JSON sidecar beside each, a PNG of every parameter and
+    of M0, and last ``maps.json``, which lists the hashes of all of them.
     Voxels with nothing to fit, and what is not finite, hold 0.
 
     Parameters
@@ -202,10 +202,14 @@ def _volumes(maps: Maps, mask: NDArray[np.bool_]) -> list[_Volume]:
         _Volume("M0phase", _cleared(phase, mask), "rad", "phase of the complex scale M0"),
         _Volume("EDGEmap", _flags(maps.edge, mask), "1", "1 where the estimate lies on the edge of its range, else 0"),
     ]
-    if maps.converged is not None and maps.residual is not None:
-        left, done = _cleared(maps.residual, mask), _flags(maps.converged, mask)
-        volumes.append(_Volume("RESIDUALmap", left, "arbitrary", "norm of what the fit leaves of the coefficients"))
+    if maps.converged is not None:
+        done = _flags(maps.converged, mask)
         volumes.append(_Volume("CONVERGEDmap", done, "1", "1 where the fit came to a minimum, else 0"))
+    if maps.residual is not None and "RESIDUALmap" not in maps.extra:
+        left = _cleared(maps.residual, mask)
+        volumes.append(_Volume("RESIDUALmap", left, "arbitrary", "norm of what the fit leaves of the coefficients"))
+    for name, extra in maps.extra.items():
+        volumes.append(_Volume(name, _cleared(extra.array, mask), extra.unit, extra.description))
     # compared as a file system that ignores case would
     stems = [volume.name.casefold() for volume in volumes]
     for volume, stem in zip(volumes, stems, strict=True):
@@ -277,6 +281,8 @@ def _checked_mask(maps: Maps) -> NDArray[np.bool_]:
     mask = np.asarray(maps.mask, bool)
     shapes = {"theta": np.shape(maps.theta), "m0": np.shape(maps.m0), "edge": np.shape(maps.edge)}
     expected = {"theta": (len(maps.parameters), *mask.shape), "m0": mask.shape, "edge": mask.shape}
+    for name, extra in maps.extra.items():
+        shapes[name], expected[name] = np.shape(extra.array), mask.shape
     if mask.ndim not in (2, 3) or shapes != expected:
         raise ValueError(f"maps have shapes {shapes}, expected {expected} with X = (y, x) or (z, y, x)")
     return mask

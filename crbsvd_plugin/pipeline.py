@@ -21,7 +21,8 @@ from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import Roles, collect
+from .readouts import collect
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -68,7 +69,7 @@ def reconstruct_stream(
     """
     report = report or silent
     # before the data are read
-    _ = config.chosen_solver
+    _ = config.chosen_solver  # options that do not go together
     list((pool or Pool()).map(_check_programs, [config]))  # where the work will be done
     cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder
     if pool is not None and cache is not None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
 from .config import Config
 from .errors import UserError
 from .fit.fitter import Method, Signals, prepared
-from .fit.result import Maps
+from .fit.result import Maps, stacked
 from .group import Reconstruction
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
@@ -103,7 +101,8 @@ def maps(
     volumes = []
     for repetition in range(len(images.coeff)):
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
-        volumes.append(_joined([one for one in slices if one is not None], slices))
+        (alone, *more) = slices
+        volumes.append(alone if alone is not None and not more else stacked(slices))
     return _write(images, volumes, output, source=raw, method=config.method, force=force)
 
 
@@ -166,20 +165,6 @@ def _reconstructed(
 def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:
     others = {name: value for name, value in result.key.items() if name != "slice"}
     return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
-
-
-def _joined(present: list[Maps], slices: list[Maps | None]) -> Maps:
-    """Stack the maps of slices along z; a missing slice is empty."""
-    if len(slices) == 1:
-        return present[0]
-    like = present[0]
-    arrays = {name: value for name, value in vars(like).items() if isinstance(value, np.ndarray)}
-    blank = {name: np.zeros_like(array) for name, array in arrays.items()}
-    whole = [blank if one is None else vars(one) for one in slices]
-    stacked: dict[str, Any] = {
-        name: np.stack([one[name] for one in whole], axis=1 if name == "theta" else 0) for name in arrays
-    }
-    return replace(like, **stacked)
 
 
 def _write(

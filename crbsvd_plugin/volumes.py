@@ -47,6 +47,7 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "bart_lowmem": config.bart_lowmem, "regulariser": None if by_terms else config.regulariser,
         "lam": None if by_terms else config.lam, "lam_scaling": config.scaling, "block": config.block,
         "shift": config.shift, "solver": config.chosen_solver, "iterations": config.iterations,
+        "start": config.start, "preconditioner": config.preconditioner,
         "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
         "groups": [dict(key) for key in others], "slices": slices,
         "calibration": [result.key | result.calibration for result in results if result.calibration],

@@ -56,9 +56,9 @@ def test_paper_phantom(tmp_path: Path) -> None:
             for weight in ("0.0", "0.3"):
                 # the data are complete at this size: half of the voxels are within 10 %, mixed ones too
                 assert error(method, "none", weight, rank, "T1", "brain") < 0.1
-        # three traditional coefficients lose T2 of this sequence (examples/paper-phantom)
-        with_weight, without = (error(method, "none", weight, "3", "T2", "brain") for weight in ("0.3", "0.0"))
-        assert with_weight < 0.95 * without
+    # three coefficients of the traditional basis lose T2 of this sequence; so does the full example, by 9 %
+    with_weight, without = (error("cg", "none", weight, "3", "T2", "brain") for weight in ("0.3", "0.0"))
+    assert with_weight < 0.95 * without
     exact = error("exact", "none", "0.0", "10", "T2", "brain")
     assert exact < 0.5 * error("cg", "none", "0.0", "10", "T2", "brain"), "the dictionary is too coarse for this table"
     before, late, after = (

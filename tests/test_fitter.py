@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fit_case import complex_normal, emulated
 
-from crbsvd_plugin import pipeline, run
+from crbsvd_plugin import pipeline
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.errors import UserError
@@ -20,6 +20,7 @@ from crbsvd_plugin.fit.emulator import Emulator
 from crbsvd_plugin.fit.fitter import Fitter, prepared
 from crbsvd_plugin.fit.forward import Simulated
 from crbsvd_plugin.fit.matching import best_atoms
+from crbsvd_plugin.fit.result import stacked
 from crbsvd_plugin.fit.starts import distinct_starts
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
@@ -78,7 +79,7 @@ def test_more_starts_are_never_worse(rng: np.random.Generator) -> None:
 
 def test_slices_are_stacked_and_a_missing_one_is_empty(rng: np.random.Generator) -> None:
     one = Fitter(gridded(4), 0.0, emulated()).fit(complex_normal(rng, 5, 3, 4).astype(np.complex64))
-    whole = run._joined([one], [None, one])
+    whole = stacked([None, one])
     assert whole.theta.shape == (2, 2, 3, 4)
     np.testing.assert_array_equal(whole.theta[:, 1], one.theta)
     for name in ("m0", "edge", "mask", "converged", "residual"):

@@ -152,6 +152,14 @@ _READING = {
     "iterations": click.option(
         "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Largest number of them."
     ),
+    "start": click.option(
+        "--start", type=click.Choice(["zero", "density"]), default="zero", show_default=True,
+        help="First images: zero, or the adjoint with density weights.",
+    ),
+    "preconditioner": click.option(
+        "--preconditioner", type=click.Choice(["none", "circulant"]), default="none", show_default=True,
+        help="circulant: cg needs half of the iterations, and regularises less by stopping.",
+    ),
     "kernel_cache": click.option(
         "--kernel-cache", metavar="DIR", callback=folder_name,
         help="Keep convolution kernels here, for the next scan with the same trajectory.",

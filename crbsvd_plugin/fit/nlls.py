@@ -182,8 +182,9 @@ def _fit_block(
 ) -> Minima:
     """Return the best of the minima from several starts (S, V, P) for voxels (V, K)."""
     voxels, starts = block
-    size = np.linalg.norm(voxels.astype(np.complex128), axis=1)
-    unit = np.asarray(voxels / np.where(size > 0, size, 1)[:, None], np.complex128)
+    exact: NDArray[np.complex128] = voxels.astype(np.complex128)
+    size = np.linalg.norm(exact, axis=1)
+    unit: NDArray[np.complex128] = exact / np.where(size > 0, size, 1)[:, None]
     u = forward.box.unit(starts)
     # a start may lie outside by the rounding of single precision; what is fixed has limits of no width
     u = np.where(limits[0] < limits[1], np.clip(u, *limits), np.clip(u, -1, 1))

@@ -43,13 +43,15 @@ from .bart_command import pics_command, run_pics
 from .bart_files import PSF, START, Readouts, check, columns, export
 from .bart_options import BartOptions, Term, check_padding
 from .eigenvalue import step_size
+from .native import Start, first_images
 from .objective import right_hand_side
 from .penalty import Regulariser, Shift, penalty
-from .scaling import Scaling, data_scale, lam_of_bart, llr_width
+from .scaling import Scaling, data_scale, llr_width, scaled_lam
 
 if TYPE_CHECKING:
     from ..kernel_cache import KernelCache
-    from . import Encoding, Solver
+    from . import Encoding
+    from .choice import Solver
 
 
 def solve(
@@ -63,7 +65,7 @@ def solve(
     scaling: Scaling,
     solver: Solver,
     iterations: int,
-    start: NDArray[Any] | None,
+    start: NDArray[Any] | Start,
     options: BartOptions,
     callback: Callable[[int, None], object] | None,
 ) -> NDArray[np.complex64]:
@@ -71,21 +73,22 @@ def solve(
     cached = getattr(operator, "kernel_cache", None) is not None
     bart.require(options.features(shift=shift, regulariser=regulariser, psf=cached))
     terms = options.read()
-    right = None
-    if scaling == "bart" or start is not None:
+    right, images = None, None
+    if scaling == "bart" or not isinstance(start, str) or start != "zero":
         right = right_hand_side(operator, ksp)
+        images = first_images(start, operator, ksp, right, lam=lam, regulariser=regulariser)
     if scaling == "bart" and right is not None:
-        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
+        lam = scaled_lam(lam, right, scaling=scaling, regulariser=regulariser, block=block, shift=shift)
         scale = data_scale(right)
         terms = [term.scaled(scale) for term in terms]
     step = 1.0
     if solver == "fista":
         step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
-        if start is not None:  # its iterations begin with the proximal map, ours with the gradient
-            start = start - step * (operator.normal(start) - right)
+        if images is not None:  # its iterations begin with the proximal map, ours with the gradient
+            images = images - step * (operator.normal(images) - right)
     return pics(
         operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=step,
-        start=start, terms=terms, lowmem=options.lowmem, callback=callback,
+        start=images, terms=terms, lowmem=options.lowmem, callback=callback,
     )  # fmt: skip
 
 
