@@ -45,7 +45,7 @@ _SUFFIXES = {
     **{f"{name}map": (f"{name}map", "arbitrary") for name in ("M0", "PD", "S0")},
     "T1rhomap": ("T1rho", "s"),
 }
-_OURS = {"EDGEmap": "desc-edge_mask", "M0phase": "desc-phase_M0map"}
+_OURS = {"EDGEmap": "desc-edge_mask", "CONVERGEDmap": "desc-converged_mask", "M0phase": "desc-phase_M0map"}
 _IGNORED = ("*_desc-*_map.*", "*_desc-crbsvd_maps.json", "*.png")
 _README = """# Quantitative maps
 
@@ -58,6 +58,7 @@ Names that BIDS does not define:
 | --- | --- |
 | `desc-std_T1map`, `desc-std_T2map`, ... | predicted standard deviation of the map of that suffix |
 | `desc-edge_mask` | 1 where the best fit lies on the edge of the dictionary: the truth may lie beyond |
+| `desc-converged_mask` | 1 where least squares came to a minimum |
 | `desc-phase_M0map` | phase of the complex scale M0 [rad]; `M0map` is its magnitude |
 | `desc-NAME_map` | the parameter NAME of the signal model, e.g. `desc-m0s_map`: its JSON file has unit and meaning |
 | `desc-NAMEstd_map` | predicted standard deviation of that one |

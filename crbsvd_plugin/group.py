@@ -18,22 +18,18 @@ from . import coils, threads
 from .basis import Basis
 from .calibration import calibrated, mixed
 from .config import Config
-from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
-from .fit.fixed import match_fixed
-from .fit.matching import match
+from .fit.fitter import Fitter
 from .fit.result import Maps
 from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
-from .progress import Report, counted, silent
+from .progress import Report, silent
 from .readouts import Group
 from .recon import first_images, preconditioner_of, reconstruct, solve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from .cluster import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +76,7 @@ def reconstruct_group(
     *,
     whiten: NDArray[Any] | None,
     basis: Basis,
-    dictionary: Dictionary | None,
+    fitter: Fitter | None,
     config: Config,
     cache: Path | None,
     report: Report = silent,
@@ -93,8 +89,8 @@ def reconstruct_group(
         Whoever calls this keeps the box, but not the group.
     whiten : array (C, C), optional
         Prewhitening; None: there is no noise scan.
-    basis, dictionary, config
-        What to do; without a dictionary there are no maps.
+    basis, fitter, config
+        What to do; without a fitter there are no maps.
     cache : Path, optional
         Folder for kernels.
     report : callable
@@ -122,7 +118,7 @@ def reconstruct_group(
     box.append(group)
     del group
     coeff = _coefficients(box, basis, config, cache, report)
-    maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
+    maps = None if fitter is None else fitter.fit(coeff, report=report)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
 
 
@@ -161,30 +157,6 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
     normal = partial(operator.toeplitz.normal, sens=sens)
     del operator
     return solve(normal, right, **options)
-
-
-def fit(
-    coeff: NDArray[Any],
-    dictionary: Dictionary,
-    *,
-    mask_level: float,
-    b1: NDArray[Any] | None = None,
-    report: Report | None = None,
-    pool: Pool | None = None,
-) -> Maps:
-    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress.
-
-    With `b1` (*X), a measured map, every voxel is matched with atoms of its B1.
-    """
-    report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    progress = counted(report, "fit", total)
-    if b1 is None:
-        maps = match(coeff, dictionary, mask_level=mask_level, progress=progress, pool=pool)
-    else:
-        options: dict[str, Any] = {"mask_level": mask_level, "progress": progress, "pool": pool}
-        maps = match_fixed(coeff, dictionary, name="B1", known=b1, **options)
-    report("fit", total, total)  # masked voxels are done too
-    return maps
 
 
 def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:

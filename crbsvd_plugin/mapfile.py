@@ -102,12 +102,17 @@ def map_files(maps: Maps) -> list[MapFile]:
     ]
     m0 = np.asarray(maps.m0)
     phase = np.where(m0 == 0, 0, np.angle(m0))
-    edge = (np.asarray(maps.edge, bool) & mask).astype(np.uint8)
     volumes += [
         MapFile("M0map", _cleared(np.abs(m0), mask), "arbitrary", "magnitude of the complex scale M0", "M0"),
         MapFile("M0phase", _cleared(phase, mask), "rad", "phase of the complex scale M0"),
-        MapFile("EDGEmap", edge, "1", "1 where the best atom lies on the edge of the dictionary, else 0"),
+        MapFile("EDGEmap", _flags(maps.edge, mask), "1", "1 where the estimate lies on the edge of its range, else 0"),
     ]
+    if maps.converged is not None:
+        done = _flags(maps.converged, mask)
+        volumes.append(MapFile("CONVERGEDmap", done, "1", "1 where the fit came to a minimum, else 0"))
+    if maps.residual is not None and "RESIDUALmap" not in maps.extra:
+        left = _cleared(maps.residual, mask)
+        volumes.append(MapFile("RESIDUALmap", left, "arbitrary", "norm of what the fit leaves of the coefficients"))
     for name, extra in maps.extra.items():
         volumes.append(MapFile(name, _cleared(extra.array, mask), extra.unit, extra.description))
     # compared as a file system that ignores case would
@@ -136,6 +141,10 @@ def _cleared(array: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32
         single = np.asarray(array).astype(np.float32)
     cleared: NDArray[np.float32] = np.where(mask & np.isfinite(single), single, np.float32(0))
     return cleared
+
+
+def _flags(array: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return (np.asarray(array, bool) & mask).astype(np.uint8)
 
 
 def _nifti(volume: MapFile, affine: NDArray[np.float64]) -> bytes:

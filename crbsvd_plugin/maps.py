@@ -39,8 +39,9 @@ def save_maps(
     """Write parameter maps into a folder: all of them or none.
 
     ``NAMEmap.nii.gz`` per parameter (float32, SI units), ``M0map.nii.gz`` (magnitude),
-    ``M0phase.nii.gz`` (rad), ``EDGEmap.nii.gz`` (uint8), one for each of `Maps.extra`, a JSON sidecar
-    beside each, a PNG of every parameter and of M0, and last ``maps.json``, which lists the hashes of all of them.
+    ``M0phase.nii.gz`` (rad), ``EDGEmap.nii.gz`` (uint8), where known ``CONVERGEDmap.nii.gz`` (uint8) and
+    ``RESIDUALmap.nii.gz``, one for each of `Maps.extra`, a JSON sidecar beside each, a PNG of every parameter and
+    of M0, and last ``maps.json``, which lists the hashes of all of them.
     Voxels with nothing to fit, and what is not finite, hold 0.
 
     Parameters
@@ -78,15 +79,9 @@ def save_maps(
 
 @contextmanager
 def staged_maps(
-    maps: Maps,
-    affine: ArrayLike,
-    directory: str | Path,
-    *,
-    info: Mapping[str, Any],
-    windows: Mapping[str, display.Window] | None = None,
-    force: bool = False,
-    pictures: bool = True,
-) -> Iterator[Callable[[], list[Path]]]:
+    maps: Maps, affine: ArrayLike, directory: str | Path, *, info: Mapping[str, Any],
+    windows: Mapping[str, display.Window] | None = None, force: bool = False, pictures: bool = True,
+) -> Iterator[Callable[[], list[Path]]]:  # fmt: skip
     """Write maps under temporary names, and give what renames them: for several that shall all appear or none.
 
     Arguments, result of the renaming and errors are those of `save_maps`.
@@ -169,6 +164,7 @@ def summary(maps: Maps, affine: NDArray[np.float64], info: Mapping[str, Any]) ->
         "voxels_fitted": int(mask.sum()),
         "voxels_on_edge": int((np.asarray(maps.edge, bool) & mask).sum()),
         "voxels_not_finite": int((mask & ~finite).sum()),
+        **({} if maps.converged is None else {"voxels_not_converged": int((mask & ~maps.converged).sum())}),
         "info": dict(info),
     }
 

@@ -16,11 +16,13 @@ from .calibration import whitening
 from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
+from .fit.fitter import prepared
 from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import Group, Roles, collect
+from .readouts import Group, collect
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -41,7 +43,7 @@ def reconstruct_stream(
     """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
     Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
-    reconstruction, matching.
+    reconstruction, fit.
 
     Parameters
     ----------
@@ -77,12 +79,18 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
+    fitter = None
+    if dictionary is not None:
+        fitter = prepared(
+            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
+            signals=config.signals, report=report,
+        )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
     if check is not None:
         check(scan.groups)
     one = partial(
-        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
+        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
         config=config, cache=cache,
     )  # fmt: skip
     n_images = len(scan.groups)

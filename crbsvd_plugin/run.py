@@ -14,10 +14,10 @@ from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
 from .fieldmap import load_b1
+from .fit.fitter import Method, Signals, prepared
 from .fit.result import Maps, stacked
 from .geometry import Geometry
 from .group import Reconstruction
-from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
 from .maps import staged_maps
@@ -26,6 +26,11 @@ from .mrd_header import geometry_of
 from .progress import Report
 from .readouts import is_imaging
 from .volumes import gathered, slices_of, stack
+
+_ALGORITHMS: dict[Method, str] = {
+    "matching": "dictionary matching in the compressed domain",
+    "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+}
 
 
 def config(**settings: Any) -> Config:
@@ -104,7 +109,7 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
-    return _write(images, volumes, output, sources=[raw], whose=whose, force=force)
+    return _write(images, volumes, output, sources=[raw], method=config.method, whose=whose, force=force)
 
 
 def fit(
@@ -119,6 +124,9 @@ def fit(
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    method: Method = "matching",
+    fit_starts: int = 1,
+    signals: Signals = "emulated",
     whose: Entities | None = None,
 ) -> list[Path]:
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
@@ -142,13 +150,16 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
+    if b1 is not None and method != "matching":
+        raise UserError("--b1 belongs to --method matching; leave one of them out")
+    fitter = prepared(
+        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, report=report
+    )
     known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        volumes = [
-            fit_images(images.volume(i), dictionary, mask_level=mask_level, b1=known, report=report, pool=pool)
-            for i in range(len(images.coeff))
-        ]
-    return _write(images, volumes, output, sources=[coeff] if b1 is None else [coeff, b1], whose=whose, force=force)
+        volumes = [fitter.fit(images.volume(i), b1=known, report=report, pool=pool) for i in range(len(images.coeff))]
+    sources = [coeff] if b1 is None else [coeff, b1]
+    return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
@@ -184,13 +195,14 @@ def _write(
     output: str,
     *,
     sources: list[str],
+    method: Method,
     whose: Entities | None,
     force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
-        "EstimationAlgorithm": "dictionary matching in the compressed domain",
+        "EstimationAlgorithm": _ALGORITHMS[method],
         "Sources": [Path(source).name for source in sources],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,

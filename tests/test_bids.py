@@ -37,7 +37,7 @@ def result(parameters: tuple[Parameter, ...] = (T1, T2), *, seed: int = 0) -> Ma
     theta = rng.uniform(0.1, 2, (len(parameters), *shape)).astype(np.float32)
     return Maps(
         parameters, theta, np.ones(shape, np.complex64), rng.random(shape) < 0.3, np.ones(shape, bool),
-        {"T1std": Extra(0.1 * theta[0], "s", "predicted standard deviation of T1")},
+        extra={"T1std": Extra(0.1 * theta[0], "s", "predicted standard deviation of T1")},
     )  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def test_tree_of_a_subject(tmp_path: Path) -> None:
         # another unit than that of BIDS is not to pass for it
         ("T1map", "ms", "desc-T1_map"), ("PDmap", "1", "desc-PD_map"),
         ("Rxmap", "1/s", "desc-Rx_map"), ("m0sstd", "", "desc-m0sstd_map"), ("residual_2", "", "desc-residual2_map"),
+        ("CONVERGEDmap", "1", "desc-converged_mask"), ("RESIDUALmap", "arbitrary", "desc-RESIDUAL_map"),
     ],
 )  # fmt: skip
 def test_names(name: str, unit: str, expected: str) -> None:

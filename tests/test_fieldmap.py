@@ -226,6 +226,10 @@ def test_the_command_recovers_the_truth_where_b1_varies(b1_basis: Any, tmp_path:
         assert known.max() < 2 * step
         if name == "T2":
             assert assumed.max() > 2 * known.max()
+    capsys.readouterr()
+    assert main([*arguments, "-o", str(tmp_path / "nlls"), "--b1", given, "--method", "nlls"]) == 2
+    assert "--b1 belongs to --method matching" in capsys.readouterr().err
+    assert not (tmp_path / "nlls").exists()
     sidecar = json.loads((tmp_path / "with" / "T1map.json").read_text())
     assert sidecar["Sources"] == ["c", "b1.nii.gz"]
 

@@ -28,7 +28,7 @@ def case(shape: tuple[int, ...]) -> tuple[Maps, Geometry]:
     theta = rng.uniform(0.1, 2, (3, *shape)).astype(np.float32)
     m0 = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
     extra = {"T1std": Extra(0.1 * theta[0], "s", "predicted standard deviation of T1")}
-    maps = Maps(PARAMETERS, theta, m0, rng.random(shape) < 0.5, mask, extra)
+    maps = Maps(PARAMETERS, theta, m0, rng.random(shape) < 0.5, mask, extra=extra)
     sizes = (*shape[::-1], 1)[:3]
     geometry = Geometry(sizes, (1.5, 2.0, 4.0), (11.0, -52.5, 30.25), *(tuple(axis) for axis in TURN.T))
     return maps, geometry

@@ -18,7 +18,7 @@ from . import common
     "--b1", metavar="FILE", callback=common.file_name,
     help="Measured map of B1 (NIfTI, relative or percent): match every voxel with atoms of its B1.",
 )  # fmt: skip
-@common.mask_level
+@common.fitting_options
 @common.spreading_options
 @common.bids_options
 @common.force
@@ -30,7 +30,7 @@ def command(
     output: str,
     like: str | None,
     b1: str | None,
-    mask_level: float,
+    fitting: dict[str, Any],
     cluster: dict[str, Any],
     tree: dict[str, Any],
     force: bool,
@@ -44,15 +44,6 @@ def command(
     whose = bids.entities(**tree)
     with common.stages() as report:
         written = run.fit(
-            coeff,
-            name,
-            output,
-            like=like,
-            b1=b1,
-            mask_level=mask_level,
-            force=force,
-            report=report,
-            whose=whose,
-            **cluster,
+            coeff, name, output, like=like, b1=b1, force=force, report=report, whose=whose, **fitting, **cluster
         )
     click.echo("\n".join(str(path) for path in written))

@@ -13,7 +13,7 @@ from . import common
 @click.argument("raw", callback=common.file_name)
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
-@common.mask_level
+@common.fitting_options
 @common.reading_options
 @common.spreading_options
 @common.bids_options
@@ -24,7 +24,7 @@ def command(
     raw: str,
     name: str,
     output: str,
-    mask_level: float,
+    fitting: dict[str, Any],
     settings: dict[str, Any],
     cluster: dict[str, Any],
     tree: dict[str, Any],
@@ -38,7 +38,7 @@ def command(
     from .. import bids, run
 
     whose = bids.entities(**tree)
-    config = run.config(basis=name, mask_level=mask_level, **settings)
+    config = run.config(basis=name, **fitting, **settings)
     with common.stages() as report:
         written = run.maps(raw, config, output, force=force, report=report, whose=whose, **cluster)
     click.echo("\n".join(str(path) for path in written))
