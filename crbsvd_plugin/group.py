@@ -6,7 +6,7 @@ Data are let go of as soon as they are not needed any more: they are as large as
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,11 @@ from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
 from .progress import Report, counted, silent
+from .quality import known_noise, with_quality
 from .readouts import Group
 from .recon import first_images, preconditioner_of, reconstruct, solve
+from .recon.misfit import Misfit, misfit, told
+from .recon.replicas import replica_covariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +60,8 @@ class Reconstruction:
         `Basis.digest` of the basis.
     calibration : dict
         What was found in the data and used: virtual coils, phases of the shots, gradient delays.
+    misfit : dict
+        How much of the data the images explain, see `recon.misfit.Misfit.figures`; empty if not asked for.
     """
 
     key: dict[str, int]
@@ -66,6 +71,7 @@ class Reconstruction:
     maps: Maps | None
     digest: str
     calibration: dict[str, Any] = field(default_factory=dict)
+    misfit: dict[str, Any] = field(default_factory=dict)
 
 
 def taken(groups: list[Group]) -> Iterator[list[Group]]:
@@ -120,16 +126,27 @@ def reconstruct_group(
     key, geometry = group.key, group.geometry
     box.append(group)
     del group
-    coeff = _coefficients(box, basis, config, cache, report)
-    maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
-    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
+    coeff, covariance, found = _coefficients(box, basis, config, cache, report)
+    figures = {} if found is None else found.figures(noise_known=sigma > 0)
+    if figures:
+        logger.info("image %s: %s", key, told(figures))
+    maps = None
+    if dictionary is not None:
+        maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report)
+        if config.std:
+            noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
+            maps = with_quality(maps, coeff, basis=basis, dictionary=dictionary, noise=noise, report=report)
+    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 
 def _noise(group: Group, basis: Basis) -> float:
     return coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames, weights=group.weights)
 
 
-def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report) -> NDArray[Any]:
+def _coefficients(
+    box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report
+) -> tuple[NDArray[Any], NDArray[Any] | None, Misfit | None]:
+    """Return images, their covariance and the misfit of the data, if wanted."""
     group = box.pop()
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(
@@ -140,9 +157,38 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
     operator = SubspaceOperator(
         group.traj, frame=group.frame, phi=basis.phi, sens=sens, weights=group.weights, kernel_cache=kernels
     )
-    ksp = group.ksp
+    ksp, key = group.ksp, group.key
     del group
     report("reconstruction", 0, config.iterations)
+    if not config.replicas and not config.misfit:
+        held = [operator, ksp]
+        del operator, ksp
+        return _solved(held, config, report), None, None
+    inverse = preconditioner_of(config.preconditioner, operator, lam=config.lam)
+    coeff = _solved([operator, ksp], config, report, inverse)
+    found = misfit(operator, ksp, coeff) if config.misfit else None
+    if not config.replicas:
+        return coeff, None, found
+    covariance = replica_covariance(
+        lambda noisy: _solved([operator, noisy.pop()], config, silent, inverse), ksp, coeff,
+        n_replicas=config.replicas, rng=np.random.default_rng([0, *key.values()]),
+        progress=counted(report, "replicas", config.replicas),
+    )  # fmt: skip
+    return coeff, covariance, found
+
+
+def _solved(
+    held: list[Any],
+    config: Config,
+    report: Report,
+    preconditioner: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+) -> NDArray[Any]:
+    """Return the images of an operator and its k-space, of which the iterations keep the kernels alone.
+
+    They are in a list, which is emptied. The preconditioner is made where none is given.
+    """
+    operator, ksp = held
+    held.clear()
     options: dict[str, Any] = {
         "lam": config.lam, "regulariser": config.regulariser, "block": config.block, "shift": config.shift,
         "scaling": config.scaling, "solver": config.solver, "iterations": config.iterations,
@@ -156,8 +202,10 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
     right = operator.adjoint(ksp)
     options["start"] = first_images(config.start, operator, ksp, right, lam=config.lam, regulariser=config.regulariser)
     del ksp
-    options["preconditioner"] = preconditioner_of(config.preconditioner, operator, lam=config.lam)
-    normal = partial(operator.toeplitz.normal, sens=sens)
+    if preconditioner is None:
+        preconditioner = preconditioner_of(config.preconditioner, operator, lam=config.lam)
+    options["preconditioner"] = preconditioner
+    normal = partial(operator.toeplitz.normal, sens=operator.sens)
     del operator
     return solve(normal, right, **options)
 
@@ -186,6 +234,6 @@ def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
             shape=group.shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
             n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
             solver=config.chosen_solver, preconditioned=config.preconditioner != "none",
-            n_threads=threads.count(), n_images=len(groups),
+            n_threads=threads.count(), n_images=len(groups), misfit=config.misfit, replicas=config.replicas > 0,
         )  # fmt: skip
         check(problem, held=held)

@@ -102,10 +102,11 @@ def staged_maps(
     windows: Mapping[str, display.Window] | None = None,
     force: bool = False,
     pictures: bool = True,
+    details: Mapping[str, Any] | None = None,
 ) -> Iterator[Callable[[], list[Path]]]:
     """Write maps under temporary names, and give what renames them: for several that shall all appear or none.
 
-    Arguments, result of the renaming and errors are those of `save_maps`.
+    Arguments, result of the renaming and errors are those of `save_maps`; `details` is what ``maps.json`` alone says.
     """
     folder = Path(directory)
     affine = _checked_affine(affine)
@@ -135,7 +136,7 @@ def staged_maps(
                 affine=affine,
                 mask=mask,
             )
-        product.prepare(_summary(maps, mask, affine, info))
+        product.prepare(_summary(maps, mask, affine, info) | dict(details or {}))
 
         def commit() -> list[Path]:
             product.commit()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
@@ -21,8 +23,12 @@ from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
+from .quality import KnownNoise, known_noise, with_quality
 from .readouts import is_imaging
+from .recon.misfit import told
 from .volumes import gathered
+
+logger = logging.getLogger(__name__)
 
 
 def config(**settings: Any) -> Config:
@@ -108,12 +114,15 @@ def fit(
     *,
     like: str | None,
     mask_level: float,
+    std: bool = False,
     force: bool,
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
 ) -> list[Path]:
     """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
+
+    With `std` also standard deviations and residuals, see `quality`; the noise is what the images' sidecar says.
 
     Raises
     ------
@@ -132,11 +141,24 @@ def fit(
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        volumes = [
-            fit_images(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
-            for i in range(len(images.coeff))
-        ]
+        volumes = []
+        for i in range(len(images.coeff)):
+            coeff_images = images.volume(i)
+            found = fit_images(coeff_images, dictionary, mask_level=mask_level, report=report, pool=pool)
+            if std:
+                found = with_quality(
+                    found, coeff_images, basis=basis, dictionary=dictionary, noise=_noise(images, i), report=report,
+                    pool=pool,
+                )  # fmt: skip
+            volumes.append(found)
     return _write(images, volumes, output, source=coeff, force=force)
+
+
+def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+    """Return the noise of a volume, as far as the sidecar of the images tells it."""
+    sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
+    penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
+    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
 
 
 def _check_folders(output: str, *, force: bool) -> None:
@@ -151,6 +173,10 @@ def _reconstructed(
 ) -> tuple[CoefficientImages, list[Reconstruction]]:
     with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
         results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
+    if figures := [result.misfit for result in results if result.misfit]:
+        # no warning, but an answer to who asked: without -v too
+        worst = max(figures, key=lambda one: one.get("ratio", one["outside"]))
+        logger.warning("%s%s", "" if len(figures) == 1 else "in the image that fits worst, ", told(worst))
     return gathered(results, config), results
 
 
@@ -168,11 +194,14 @@ def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, sourc
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }
+    details = {"misfit": images.info["misfit"]} if images.info.get("misfit") else None
     with ExitStack() as stack:
         commits = []
         for i, volume in enumerate(volumes):
             folder = Path(output) if len(volumes) == 1 else Path(output) / f"volume-{i}"
-            commits.append(stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force)))
+            commits.append(
+                stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force, details=details))
+            )
         return [path for commit in commits for path in commit()]
 
 

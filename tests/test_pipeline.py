@@ -276,7 +276,7 @@ def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
     found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))
     options = seen[0]
     options.pop("callback")
-    assert options == {**chosen, "solver": None, "start": None, "preconditioner": "none"}
+    assert options == {**chosen, "solver": None, "start": None, "preconditioner": None}
     assert ("reconstruction", 1, 4) in stages
     info = gathered(found, config).info
     assert info["lam_scaling"] == "bart"

@@ -59,6 +59,20 @@ mask_level = click.option(
     show_default=True,
     help="Fit no voxels below this share of the signal.",
 )
+std = click.option(
+    "--std/--no-std",
+    default=True,
+    show_default=True,
+    help="With the maps, their standard deviations and the residuals of the fit.",
+)
+
+
+def misfit(*, default: bool) -> Callable[[F], F]:
+    """Return the option that compares the data with the images."""
+    return click.option(
+        "--misfit/--no-misfit", default=default, show_default=True,
+        help="Say how much of the data the images leave, and how much noise would: does the scan fit this basis?",
+    )  # fmt: skip
 
 
 def verb(function: F) -> Callable[..., Any]:

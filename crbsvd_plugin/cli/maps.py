@@ -14,6 +14,16 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @common.mask_level
+@common.std
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Measure the noise of the images for --std: reconstruct N times more, with noise added.",
+)
+@common.misfit(default=True)
 @common.reading_options
 @common.spreading_options
 @common.force
@@ -24,6 +34,9 @@ def command(
     name: str,
     output: str,
     mask_level: float,
+    std: bool,
+    replicas: int,
+    misfit: bool,
     settings: dict[str, Any],
     cluster: dict[str, Any],
     force: bool,
@@ -35,7 +48,8 @@ def command(
     """
     from .. import run
 
-    config = run.config(basis=name, mask_level=mask_level, **settings)
+    quality = {"std": std, "replicas": replicas, "misfit": misfit}
+    config = run.config(basis=name, mask_level=mask_level, **quality, **settings)
     with common.stages() as report:
         written = run.maps(raw, config, output, force=force, report=report, **cluster)
     click.echo("\n".join(str(path) for path in written))

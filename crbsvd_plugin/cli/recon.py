@@ -19,6 +19,7 @@ from . import common
     callback=common.file_name,
     help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.",
 )
+@common.misfit(default=False)
 @common.reading_options
 @common.spreading_options
 @click.option("--dry-run", is_flag=True, help="Print shapes, memory and the same in BART; make nothing.")
@@ -29,6 +30,7 @@ def command(
     raw: str,
     name: str,
     output: str,
+    misfit: bool,
     settings: dict[str, Any],
     dry_run: bool,
     cluster: dict[str, Any],
@@ -41,7 +43,7 @@ def command(
     """
     from .. import run
 
-    config = run.config(basis=name, fit=False, **settings)
+    config = run.config(basis=name, fit=False, misfit=misfit, **settings)
     if dry_run:
         from ..forecast import forecast
 

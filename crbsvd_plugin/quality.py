@@ -1,0 +1,136 @@
+"""Maps of how good maps are: standard deviations and residuals."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .basis import Basis
+from .dictionary import Dictionary
+from .fit.result import Extra, Maps
+from .fit.spread import Noise, spread
+from .maps import file_stem
+from .progress import Report, counted, silent
+from .tangents import compressed_tangents
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .cluster import Pool
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KnownNoise:
+    """Noise of coefficient images, or why it is not known.
+
+    Parameters
+    ----------
+    noise : Noise or None
+        The noise.
+    origin : str
+        Where it comes from, or what is missing, in words.
+    """
+
+    noise: Noise | None
+    origin: str
+
+
+def known_noise(
+    sigma: float | NDArray[Any], covariance: NDArray[Any] | None, *, n_replicas: int = 0, penalty: str = "l2"
+) -> KnownNoise:
+    """Return the noise that standard deviations can be made from.
+
+    Parameters
+    ----------
+    sigma : float or array
+        That of a coefficient, see `encoding.coefficient_noise`; 0 if unknown.
+    covariance : array (K (K + 1) / 2, *X), optional
+        Of `n_replicas` pseudo-replicas.
+    penalty : str
+        Regulariser of the images. Only for l2 is their noise that of the formula, and the bound one.
+    """
+    if covariance is not None:
+        return KnownNoise(
+            Noise(covariance=covariance), f"noise of the coefficients from {n_replicas} pseudo-replicas, to first order"
+        )
+    if penalty != "l2":
+        return KnownNoise(
+            None, f"the Cramer-Rao bound does not hold for images regularised with {penalty}; --replicas measures them"
+        )
+    if not np.any(sigma):
+        return KnownNoise(None, "the noise is not known: there is no noise scan, or the images do not say")
+    return KnownNoise(
+        Noise(sigma), "exact compressed Cramer-Rao bound at the estimate, for white noise of fully sampled coefficients"
+    )
+
+
+def with_quality(
+    maps: Maps,
+    coeff: NDArray[Any],
+    *,
+    basis: Basis,
+    dictionary: Dictionary,
+    noise: KnownNoise,
+    report: Report | None = None,
+    pool: Pool | None = None,
+) -> Maps:
+    """Return maps with further ones beside them.
+
+    ``T1std`` and so on, one for every parameter that the dictionary varies, and ``M0std``, where the noise is known;
+    ``RESIDUALmap``, ||c - M0 phi^H s|| / ||c||; ``CHI2map``, its square relative to what this noise leaves.
+
+    Parameters
+    ----------
+    maps : Maps
+        Of an unweighted fit.
+    coeff : complex array (K, *X)
+        What was fitted.
+    basis, dictionary
+        What it was fitted with.
+    noise : KnownNoise
+        That of `coeff`.
+    report, pool
+        Of the derivatives, that are simulated at the distinct estimates.
+
+    Raises
+    ------
+    UserError
+        The basis does not say what sequence it is for, or a derivative is not finite.
+    """
+    varied = [i for i, values in enumerate(dictionary.theta.T) if values.min() < values.max()]
+
+    def tangents(theta: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        progress = counted(report or silent, "derivatives", len(theta))
+        return compressed_tangents(theta, basis=basis, progress=progress, pool=pool)
+
+    found = spread(maps, coeff, tangents=tangents, fitted=varied, noise=noise.noise or Noise())
+    single = partial(np.asarray, dtype=np.float32)
+    left = "||c - M0 phi^H s|| / ||c||: share of the coefficients that the fit does not explain"
+    extra = dict(maps.extra)
+    if noise.noise is None:
+        logger.warning("no standard deviations: %s", noise.origin)
+        extra["RESIDUALmap"] = Extra(single(found.residual), "1", f"{left}. No standard deviations: {noise.origin}")
+        return replace(maps, extra=extra)
+    how = f"{noise.origin}; 0 where it is infinite; on the edge of the dictionary it is that of a free fit"
+    for i, values in zip(varied, found.theta, strict=True):
+        parameter = maps.parameters[i]
+        name = f"{file_stem(parameter.name).removesuffix('map')}std"
+        extra[name] = Extra(single(values), parameter.unit, f"standard deviation of {parameter.name}: {how}")
+    extra["M0std"] = Extra(single(found.m0), "arbitrary", f"standard deviation of |M0|: {how}")
+    extra["RESIDUALmap"] = Extra(single(found.residual), "1", left)
+    fitted = maps.mask
+    if np.isinf(found.theta[:, fitted]).any():
+        share = np.isinf(found.theta[:, fitted]).any(axis=0).mean()
+        logger.warning("in %.3g %% of the voxels %d coefficients leave a parameter open", 100 * share, len(coeff))
+    if np.isfinite(found.chi2[fitted]).any():
+        extra["CHI2map"] = Extra(
+            single(found.chi2), "1", f"||c - M0 phi^H s||^2 relative to its mean, 1 where all fits; {noise.origin}"
+        )
+        logger.info("residuals: the median of chi2 is %.3g (1: noise alone)", np.nanmedian(found.chi2[fitted]))
+    return replace(maps, extra=extra)
