@@ -30,6 +30,9 @@ from .volumes import gathered
 
 logger = logging.getLogger(__name__)
 
+_MISFIT = 2.0
+"""Above this, what data and basis do not have in common is more than the noise."""
+
 
 def config(**settings: Any) -> Config:
     """Build a config, refusing what is unknown or of a wrong type.
@@ -173,10 +176,10 @@ def _reconstructed(
 ) -> tuple[CoefficientImages, list[Reconstruction]]:
     with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
         results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
-    if figures := [result.misfit for result in results if result.misfit]:
-        # no warning, but an answer to who asked: without -v too
-        worst = max(figures, key=lambda one: one.get("ratio", one["outside"]))
-        logger.warning("%s%s", "" if len(figures) == 1 else "in the image that fits worst, ", told(worst))
+    for result in results:
+        # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
+        if result.misfit.get("ratio", 0.0) > _MISFIT:
+            logger.warning("image %s: %s", result.key, told(result.misfit))
     return gathered(results, config), results
 
 

@@ -42,6 +42,7 @@ def command(
     nothing.
     """
     from .. import run
+    from ..recon.misfit import told
 
     config = run.config(basis=name, fit=False, misfit=misfit, **settings)
     if dry_run:
@@ -52,3 +53,5 @@ def command(
     with common.stages() as report:
         images = run.recon(raw, config, output, force=force, report=report, **cluster)
     click.echo(f"{output}: {images.rank} coefficients, {' x '.join(map(str, images.geometry.shape))} voxels")
+    for figures in images.info["misfit"]:
+        click.echo(told(figures))
