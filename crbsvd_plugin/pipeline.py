@@ -77,11 +77,10 @@ def reconstruct_stream(
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
-    whiten = whitening(scan, noise_bandwidth(header) or 1.0)
-    if config.replicas and whiten is None:
+    if config.replicas and scan.noise is None:
         raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
     one = partial(
-        reconstruct_group, whiten=whiten, basis=basis, dictionary=dictionary,
+        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
         config=config, cache=cache,
     )  # fmt: skip
     n_images = len(scan.groups)
