@@ -26,7 +26,7 @@ from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
 from .progress import Report, counted, silent
-from .quality import known_noise, with_quality
+from .quality import known_noise, simulated, varied, with_quality
 from .readouts import Group
 from .recon import first_images, preconditioner_of, reconstruct, solve
 from .recon.misfit import Misfit, misfit, told
@@ -135,7 +135,8 @@ def reconstruct_group(
         maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report)
         if config.std:
             noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
-            maps = with_quality(maps, coeff, basis=basis, dictionary=dictionary, noise=noise, report=report)
+            tangents = simulated(basis, report=report)
+            maps = with_quality(maps, coeff, fitted=varied(dictionary), tangents=tangents, noise=noise)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 

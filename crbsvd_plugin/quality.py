@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 from .basis import Basis
 from .dictionary import Dictionary
 from .fit.result import Extra, Maps
-from .fit.spread import Noise, spread
+from .fit.spread import Noise, Tangents, spread
 from .maps import file_stem
 from .progress import Report, counted, silent
 from .tangents import compressed_tangents
@@ -70,19 +71,27 @@ def known_noise(
     )
 
 
+def varied(dictionary: Dictionary) -> list[int]:
+    """Return the parameters that a match finds: those that the dictionary does not hold fixed."""
+    return [i for i, values in enumerate(dictionary.theta.T) if values.min() < values.max()]
+
+
+def simulated(basis: Basis, *, report: Report = silent, pool: Pool | None = None) -> Tangents:
+    """Return the tangents that the model of a basis gives by simulation, see `tangents.compressed_tangents`."""
+
+    def tangents(theta: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        progress = counted(report, "derivatives", len(theta))
+        return compressed_tangents(theta, basis=basis, progress=progress, pool=pool)
+
+    return tangents
+
+
 def with_quality(
-    maps: Maps,
-    coeff: NDArray[Any],
-    *,
-    basis: Basis,
-    dictionary: Dictionary,
-    noise: KnownNoise,
-    report: Report | None = None,
-    pool: Pool | None = None,
+    maps: Maps, coeff: NDArray[Any], *, fitted: Sequence[int], tangents: Tangents, noise: KnownNoise
 ) -> Maps:
     """Return maps with further ones beside them.
 
-    ``T1std`` and so on, one for every parameter that the dictionary varies, and ``M0std``, where the noise is known;
+    ``T1std`` and so on, one for every parameter that was fitted, and ``M0std``, where the noise is known;
     ``RESIDUALmap``, ||c - M0 phi^H s|| / ||c||; ``CHI2map``, its square relative to what this noise leaves.
 
     Parameters
@@ -91,25 +100,14 @@ def with_quality(
         Of an unweighted fit.
     coeff : complex array (K, *X)
         What was fitted.
-    basis, dictionary
-        What it was fitted with.
+    fitted : sequence of int
+        The parameters that were fitted, e.g. of `varied`.
+    tangents : callable
+        Signals and derivatives at estimates, e.g. of `simulated`; see `fit.spread.Tangents`.
     noise : KnownNoise
         That of `coeff`.
-    report, pool
-        Of the derivatives, that are simulated at the distinct estimates.
-
-    Raises
-    ------
-    UserError
-        The basis does not say what sequence it is for, or a derivative is not finite.
     """
-    varied = [i for i, values in enumerate(dictionary.theta.T) if values.min() < values.max()]
-
-    def tangents(theta: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        progress = counted(report or silent, "derivatives", len(theta))
-        return compressed_tangents(theta, basis=basis, progress=progress, pool=pool)
-
-    found = spread(maps, coeff, tangents=tangents, fitted=varied, noise=noise.noise or Noise())
+    found = spread(maps, coeff, tangents=tangents, fitted=fitted, noise=noise.noise or Noise())
     single = partial(np.asarray, dtype=np.float32)
     left = "||c - M0 phi^H s|| / ||c||: share of the coefficients that the fit does not explain"
     extra = dict(maps.extra)
@@ -118,19 +116,23 @@ def with_quality(
         extra["RESIDUALmap"] = Extra(single(found.residual), "1", f"{left}. No standard deviations: {noise.origin}")
         return replace(maps, extra=extra)
     how = f"{noise.origin}; 0 where it is infinite; on the edge of the dictionary it is that of a free fit"
-    for i, values in zip(varied, found.theta, strict=True):
+    for i, values in zip(fitted, found.theta, strict=True):
         parameter = maps.parameters[i]
         name = f"{file_stem(parameter.name).removesuffix('map')}std"
         extra[name] = Extra(single(values), parameter.unit, f"standard deviation of {parameter.name}: {how}")
     extra["M0std"] = Extra(single(found.m0), "arbitrary", f"standard deviation of |M0|: {how}")
     extra["RESIDUALmap"] = Extra(single(found.residual), "1", left)
-    fitted = maps.mask
-    if np.isinf(found.theta[:, fitted]).any():
-        share = np.isinf(found.theta[:, fitted]).any(axis=0).mean()
-        logger.warning("in %.3g %% of the voxels %d coefficients leave a parameter open", 100 * share, len(coeff))
-    if np.isfinite(found.chi2[fitted]).any():
+    endless = np.isinf(found.theta[:, maps.mask]).any(axis=0)
+    if endless.any():
+        logger.warning(
+            "in %.3g %% of the voxels %d coefficients leave a parameter open", 100 * endless.mean(), len(coeff)
+        )
+    # a matter of numbers, not of voxels: all slices have the same maps
+    if 2 * len(coeff) > len(fitted) + 2:
         extra["CHI2map"] = Extra(
             single(found.chi2), "1", f"||c - M0 phi^H s||^2 relative to its mean, 1 where all fits; {noise.origin}"
         )
-        logger.info("residuals: the median of chi2 is %.3g (1: noise alone)", np.nanmedian(found.chi2[fitted]))
+        known = found.chi2[np.isfinite(found.chi2)]
+        if known.size:
+            logger.info("residuals: the median of chi2 is %.3g (1: noise alone)", np.median(known))
     return replace(maps, extra=extra)

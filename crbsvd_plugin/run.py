@@ -23,7 +23,7 @@ from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
-from .quality import KnownNoise, known_noise, with_quality
+from .quality import KnownNoise, known_noise, simulated, varied, with_quality
 from .readouts import is_imaging
 from .recon.misfit import told
 from .volumes import gathered
@@ -149,10 +149,10 @@ def fit(
             coeff_images = images.volume(i)
             found = fit_images(coeff_images, dictionary, mask_level=mask_level, report=report, pool=pool)
             if std:
+                tangents = simulated(basis, report=report, pool=pool)
                 found = with_quality(
-                    found, coeff_images, basis=basis, dictionary=dictionary, noise=_noise(images, i), report=report,
-                    pool=pool,
-                )  # fmt: skip
+                    found, coeff_images, fitted=varied(dictionary), tangents=tangents, noise=_noise(images, i)
+                )
             volumes.append(found)
     return _write(images, volumes, output, source=coeff, force=force)
 

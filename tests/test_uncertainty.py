@@ -15,12 +15,12 @@ from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.fit.result import Maps
+from crbsvd_plugin.fit.result import Maps, stacked
 from crbsvd_plugin.fit.spread import Noise, spread
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.quality import known_noise
+from crbsvd_plugin.quality import known_noise, with_quality
 from crbsvd_plugin.recon.misfit import misfit, told
 from crbsvd_plugin.recon.objective import objective
 from crbsvd_plugin.recon.penalty import penalty
@@ -164,6 +164,22 @@ def test_nothing_to_fit_and_wrong_shapes(rng: np.random.Generator) -> None:
     assert not case.calls
     with pytest.raises(ValueError, match=r"coeff has shape \(5, 5, 3\), expected \(K, 3, 5\)"):
         case.spread(np.ones((K, *SHAPE[::-1])), Noise(1.0))
+
+
+def test_slices_have_the_same_maps_empty_ones_too(rng: np.random.Generator) -> None:
+    full, empty = Case(rng), Case(rng)
+    empty.maps.mask[:] = False
+    coeff = complex_normal(rng, K, *SHAPE)
+    slices = [
+        with_quality(case.maps, coeff, fitted=FITTED, tangents=case.tangents, noise=known_noise(0.2, None))
+        for case in (full, empty)
+    ]
+    volume = stacked([*slices, None])
+    assert list(volume.extra) == ["T1std", "T3std", "M0std", "RESIDUALmap", "CHI2map"]
+    assert volume.extra["T3std"].array.shape == (3, *SHAPE)
+    assert (volume.extra["T3std"].array[0] > 0).sum() == full.maps.mask.sum()
+    assert not volume.extra["T3std"].array[1:].any()
+    assert (volume.extra["T3std"].unit, volume.extra["M0std"].unit) == ("s", "arbitrary")
 
 
 def test_where_noise_comes_from_is_said() -> None:
