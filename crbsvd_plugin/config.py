@@ -9,6 +9,7 @@ import msgspec
 from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
 from .errors import UserError
+from .fit.fitter import Method, Signals
 from .recon import (
     Backend,
     BartOptions,
@@ -19,7 +20,7 @@ from .recon import (
     Solver,
     Start,
     choose_solver,
-)  # fmt: skip
+)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,7 +33,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rank : int, optional
         Use only the first columns of the basis.
     frame, shots, groups
-        Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
+        Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
@@ -79,6 +80,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Also fit maps.
     mask_level : float
         Voxels with less signal than this share of the image's are not fitted, see `match`.
+    method : str
+        matching, or nlls: nonlinear least squares from there, see `fit.nlls`.
+    starts : int
+        Distinct starts of each voxel, for nlls.
+    signals : str
+        emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
     std : bool
         With the maps also standard deviations and residuals, see `quality`. It simulates derivatives at all estimates.
     replicas : int
@@ -114,6 +121,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: float = 0.0
     fit: bool = True
     mask_level: float = 0.05
+    method: Method = "matching"
+    starts: int = 1
+    signals: Signals = "emulated"
     std: bool = False
     replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
     misfit: bool = False

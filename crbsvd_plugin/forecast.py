@@ -16,8 +16,9 @@ from .footprint import GIB, IMPORTS, Problem
 from .memory import available
 from .mrd import open_raw
 from .mrd_header import size_of
-from .readouts import Roles, is_imaging
+from .readouts import is_imaging
 from .recon.bart_pics import command_like
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import AcquisitionHeader

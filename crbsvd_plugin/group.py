@@ -18,15 +18,14 @@ from . import coils, threads
 from .basis import Basis
 from .calibration import calibrated, mixed
 from .config import Config
-from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
-from .fit.matching import match
+from .fit.fitter import Fitter
 from .fit.result import Maps
 from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
 from .progress import Report, counted, silent
-from .quality import known_noise, simulated, varied, with_quality
+from .quality import known_noise, tangents_of, with_quality
 from .readouts import Group
 from .recon import first_images, preconditioner_of, reconstruct, solve
 from .recon.misfit import Misfit, misfit, told
@@ -34,8 +33,6 @@ from .recon.replicas import replica_covariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from .cluster import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +82,7 @@ def reconstruct_group(
     *,
     whiten: NDArray[Any] | None,
     basis: Basis,
-    dictionary: Dictionary | None,
+    fitter: Fitter | None,
     config: Config,
     cache: Path | None,
     report: Report = silent,
@@ -98,8 +95,8 @@ def reconstruct_group(
         Whoever calls this keeps the box, but not the group.
     whiten : array (C, C), optional
         Prewhitening; None: there is no noise scan.
-    basis, dictionary, config
-        What to do; without a dictionary there are no maps.
+    basis, fitter, config
+        What to do; without a fitter there are no maps.
     cache : Path, optional
         Folder for kernels.
     report : callable
@@ -131,12 +128,12 @@ def reconstruct_group(
     if figures:
         logger.info("image %s: %s", key, told(figures))
     maps = None
-    if dictionary is not None:
-        maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report)
+    if fitter is not None:
+        maps = fitter.fit(coeff, report=report)
         if config.std:
             noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
-            tangents = simulated(basis, report=report)
-            maps = with_quality(maps, coeff, fitted=varied(dictionary), tangents=tangents, noise=noise)
+            fitted, tangents = tangents_of(fitter, basis, report=report)
+            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 
@@ -209,21 +206,6 @@ def _solved(
     normal = partial(operator.toeplitz.normal, sens=operator.sens)
     del operator
     return solve(normal, right, **options)
-
-
-def fit(
-    coeff: NDArray[Any],
-    dictionary: Dictionary,
-    *,
-    mask_level: float,
-    report: Report | None = None,
-    pool: Pool | None = None,
-) -> Maps:
-    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress."""
-    report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total), pool=pool)
-    report("fit", total, total)  # masked voxels are done too
-    return maps
 
 
 def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:

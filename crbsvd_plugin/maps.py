@@ -55,8 +55,9 @@ def save_maps(
     """Write parameter maps into a folder: all of them or none.
 
     ``NAMEmap.nii.gz`` per parameter (float32, SI units), ``M0map.nii.gz`` (magnitude),
-    ``M0phase.nii.gz`` (rad), ``EDGEmap.nii.gz`` (uint8), one for each of `Maps.extra`, a JSON sidecar
-    beside each, a PNG of every parameter and of M0, and last ``maps.json``, which lists the hashes of all of them.
+    ``M0phase.nii.gz`` (rad), ``EDGEmap.nii.gz`` (uint8), where known ``CONVERGEDmap.nii.gz`` (uint8) and
+    ``RESIDUALmap.nii.gz``, one for each of `Maps.extra`, a JSON sidecar beside each, a PNG of every parameter and
+    of M0, and last ``maps.json``, which lists the hashes of all of them.
     Voxels with nothing to fit, and what is not finite, hold 0.
 
     Parameters
@@ -94,16 +95,10 @@ def save_maps(
 
 @contextmanager
 def staged_maps(
-    maps: Maps,
-    affine: ArrayLike,
-    directory: str | Path,
-    *,
-    info: Mapping[str, Any],
-    windows: Mapping[str, display.Window] | None = None,
-    force: bool = False,
-    pictures: bool = True,
+    maps: Maps, affine: ArrayLike, directory: str | Path, *, info: Mapping[str, Any],
+    windows: Mapping[str, display.Window] | None = None, force: bool = False, pictures: bool = True,
     details: Mapping[str, Any] | None = None,
-) -> Iterator[Callable[[], list[Path]]]:
+) -> Iterator[Callable[[], list[Path]]]:  # fmt: skip
     """Write maps under temporary names, and give what renames them: for several that shall all appear or none.
 
     Arguments, result of the renaming and errors are those of `save_maps`; `details` is what ``maps.json`` alone says.
@@ -203,12 +198,17 @@ def _volumes(maps: Maps, mask: NDArray[np.bool_]) -> list[_Volume]:
     ]
     m0 = np.asarray(maps.m0)
     phase = np.where(m0 == 0, 0, np.angle(m0))
-    edge = (np.asarray(maps.edge, bool) & mask).astype(np.uint8)
     volumes += [
         _Volume("M0map", _cleared(np.abs(m0), mask), "arbitrary", "magnitude of the complex scale M0", "M0"),
         _Volume("M0phase", _cleared(phase, mask), "rad", "phase of the complex scale M0"),
-        _Volume("EDGEmap", edge, "1", "1 where the best atom lies on the edge of the dictionary, else 0"),
+        _Volume("EDGEmap", _flags(maps.edge, mask), "1", "1 where the estimate lies on the edge of its range, else 0"),
     ]
+    if maps.converged is not None:
+        done = _flags(maps.converged, mask)
+        volumes.append(_Volume("CONVERGEDmap", done, "1", "1 where the fit came to a minimum, else 0"))
+    if maps.residual is not None and "RESIDUALmap" not in maps.extra:
+        left = _cleared(maps.residual, mask)
+        volumes.append(_Volume("RESIDUALmap", left, "arbitrary", "norm of what the fit leaves of the coefficients"))
     for name, extra in maps.extra.items():
         volumes.append(_Volume(name, _cleared(extra.array, mask), extra.unit, extra.description))
     # compared as a file system that ignores case would
@@ -232,6 +232,10 @@ def _cleared(array: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.float32
         single = np.asarray(array).astype(np.float32)
     cleared: NDArray[np.float32] = np.where(mask & np.isfinite(single), single, np.float32(0))
     return cleared
+
+
+def _flags(array: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return (np.asarray(array, bool) & mask).astype(np.uint8)
 
 
 def _nifti(volume: _Volume, affine: NDArray[np.float64]) -> bytes:
@@ -262,6 +266,7 @@ def _summary(
         "voxels_fitted": int(mask.sum()),
         "voxels_on_edge": int((np.asarray(maps.edge, bool) & mask).sum()),
         "voxels_not_finite": int((mask & ~finite).sum()),
+        **({} if maps.converged is None else {"voxels_not_converged": int((mask & ~maps.converged).sum())}),
         "info": dict(info),
     }
 

@@ -17,11 +17,13 @@ from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
 from .errors import UserError
+from .fit.fitter import prepared
 from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import Roles, collect
+from .readouts import collect
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -41,7 +43,7 @@ def reconstruct_stream(
     """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
     Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
-    reconstruction, matching.
+    reconstruction, fit.
 
     Parameters
     ----------
@@ -75,12 +77,18 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
+    fitter = None
+    if dictionary is not None:
+        fitter = prepared(
+            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.starts,
+            signals=config.signals, report=report,
+        )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
     if config.replicas and scan.noise is None:
         raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
     one = partial(
-        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
+        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
         config=config, cache=cache,
     )  # fmt: skip
     n_images = len(scan.groups)

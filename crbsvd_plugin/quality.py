@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .basis import Basis
-from .dictionary import Dictionary
+from .fit.box import Box
+from .fit.fitter import Fitter
 from .fit.result import Extra, Maps
 from .fit.spread import Noise, Tangents, spread
 from .maps import file_stem
@@ -71,19 +72,26 @@ def known_noise(
     )
 
 
-def varied(dictionary: Dictionary) -> list[int]:
-    """Return the parameters that a match finds: those that the dictionary does not hold fixed."""
-    return [i for i, values in enumerate(dictionary.theta.T) if values.min() < values.max()]
+def tangents_of(
+    fitter: Fitter, basis: Basis, *, report: Report = silent, pool: Pool | None = None
+) -> tuple[list[int], Tangents]:
+    """Return the parameters that a fit finds, and the signals and derivatives at its estimates.
 
-
-def simulated(basis: Basis, *, report: Report = silent, pool: Pool | None = None) -> Tangents:
-    """Return the tangents that the model of a basis gives by simulation, see `tangents.compressed_tangents`."""
+    Parameters held fixed count as known. Least squares have their signals; for a match the model of the basis is
+    simulated, see `tangents.compressed_tangents`.
+    """
+    dictionary, forward = fitter.dictionary, fitter.forward
+    box = Box.around(dictionary.parameters, dictionary.theta) if forward is None else forward.box
 
     def tangents(theta: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        # maps are in single precision, which may have rounded estimates out of the box
+        theta = np.clip(theta, box.low, box.high)
+        if forward is not None:
+            return forward.value_and_jacobian(theta)
         progress = counted(report, "derivatives", len(theta))
         return compressed_tangents(theta, basis=basis, progress=progress, pool=pool)
 
-    return tangents
+    return np.flatnonzero(box.free).tolist(), tangents
 
 
 def with_quality(
@@ -101,9 +109,9 @@ def with_quality(
     coeff : complex array (K, *X)
         What was fitted.
     fitted : sequence of int
-        The parameters that were fitted, e.g. of `varied`.
+        The parameters that were fitted, see `tangents_of`.
     tangents : callable
-        Signals and derivatives at estimates, e.g. of `simulated`; see `fit.spread.Tangents`.
+        Signals and derivatives at estimates, see `fit.spread.Tangents`.
     noise : KnownNoise
         That of `coeff`.
     """

@@ -14,16 +14,16 @@ from . import __version__, cluster, files, pipeline
 from .basis import Basis
 from .config import Config
 from .errors import UserError
+from .fit.fitter import Method, Signals, prepared
 from .fit.result import Maps, stacked
 from .group import Reconstruction
-from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
 from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
-from .quality import KnownNoise, known_noise, simulated, varied, with_quality
+from .quality import KnownNoise, known_noise, tangents_of, with_quality
 from .readouts import is_imaging
 from .recon.misfit import told
 from .volumes import gathered
@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 _MISFIT = 2.0
 """Above this, what data and basis do not have in common is more than the noise."""
+
+_ALGORITHMS: dict[Method, str] = {
+    "matching": "dictionary matching in the compressed domain",
+    "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+}
 
 
 def config(**settings: Any) -> Config:
@@ -107,7 +112,7 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
-    return _write(images, volumes, output, source=raw, force=force)
+    return _write(images, volumes, output, source=raw, method=config.method, force=force)
 
 
 def fit(
@@ -122,6 +127,9 @@ def fit(
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    method: Method = "matching",
+    starts: int = 1,
+    signals: Signals = "emulated",
 ) -> list[Path]:
     """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
 
@@ -143,18 +151,19 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
+    fitter = prepared(
+        basis, dictionary, method=method, mask_level=mask_level, n_starts=starts, signals=signals, report=report
+    )
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
         for i in range(len(images.coeff)):
-            coeff_images = images.volume(i)
-            found = fit_images(coeff_images, dictionary, mask_level=mask_level, report=report, pool=pool)
+            volume = images.volume(i)
+            found = fitter.fit(volume, report=report, pool=pool)
             if std:
-                tangents = simulated(basis, report=report, pool=pool)
-                found = with_quality(
-                    found, coeff_images, fitted=varied(dictionary), tangents=tangents, noise=_noise(images, i)
-                )
+                fitted, tangents = tangents_of(fitter, basis, report=report, pool=pool)
+                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
             volumes.append(found)
-    return _write(images, volumes, output, source=coeff, force=force)
+    return _write(images, volumes, output, source=coeff, method=method, force=force)
 
 
 def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
@@ -188,11 +197,13 @@ def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]
     return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
 
 
-def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, force: bool) -> list[Path]:
+def _write(
+    images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, method: Method, force: bool
+) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
-        "EstimationAlgorithm": "dictionary matching in the compressed domain",
+        "EstimationAlgorithm": _ALGORITHMS[method],
         "Sources": [Path(source).name],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,

@@ -76,13 +76,13 @@ def _conditions(settings: dict[str, Any], scan: Scan) -> list[str]:
         "Made by `python examples/paper_phantom.py FOLDER`. The sampling is that of the MRF-FISP experiment of",
         f"[Mao et al.](https://arxiv.org/abs/2305.00326): {scan.n_frames} frames, 2-D radial at the golden angle,",
         f"{shots} repetitions and so {shots} spokes per frame; LLR by {n_fista} iterations of FISTA.",
-        f"Chosen here: a matrix of {n} x {n}, 8 coils, white noise with an SNR of 50 (M0 / noise of a coefficient),",
-        f"the anatomy ({scan.phantom.source}). Voxels may hold several tissues, the phantom's signals never pass",
-        "through the basis, sensitivities come from the data. One fold for all bases, of",
-        f"{settings['train']} fingerprints of Table I; a dictionary with steps of {settings['steps']}.",
+        f"Chosen here: a matrix of {n} x {n}, 8 coils, white noise of an SNR (M0 / noise of a coefficient) of",
+        f"{settings['snr']:g}, the anatomy ({scan.phantom.source}). Voxels may hold several tissues, the signals of",
+        "the phantom never pass through the basis, sensitivities come from the data. One fold for all bases, of",
+        f"{settings['train']} fingerprints of Table I; a dictionary with {settings['atoms']}.",
         "",
-        "Settings are those of the smallest median error of T1 in the brain with the *traditional* basis at K = 5,",
-        "so that none of them favours CRB-SVD, and the same for all bases:",
+        "Settings are those of the smallest median error of T1 in the brain with the *traditional* basis at",
+        f"K = {settings['tuned']}, so that none of them favours CRB-SVD, and the same for all bases:",
         "",
         f"- iterations of CG, without a penalty (median error of T1, %): {cg}; taken: {settings['cg']['iterations']}.",
         f"- lambda of LLR in units of the noise of A^H W y, blocks of 8 x 8, shifted at random: {llr};",
@@ -93,12 +93,12 @@ def _conditions(settings: dict[str, Any], scan: Scan) -> list[str]:
 def _in_short(table: Table) -> list[str]:
     (plain, crb), most = table.weights, max(table.ranks)
     heads = [(method, quantity, rank) for rank in (None, most) for method in METHODS for quantity in ("T1", "T2")]
-    names = [f"{q}, {method.upper()}{f', K = {rank}' if rank else ''}" for method, q, rank in heads]
+    names = [f"{q}, {method.upper()}{f', over K = {rank}' if rank else ''}" for method, q, rank in heads]
     lines = [
         "## In short",
         "",
-        f"Median errors in the brain with a crb weight of {crb:g}, over those with {plain:g} at the same K, and at",
-        f"K = {most}:",
+        f"Median errors in the brain with a crb weight of {crb:g}, over those with {plain:g} at the same K, and over",
+        f"those with {plain:g} at K = {most}:",
         "",
         "| K | " + " | ".join(names) + " |",
         "| --- |" + " --- |" * len(heads),
@@ -166,12 +166,13 @@ def _compared(table: Table, method: str) -> list[str]:
 def _delays(table: Table, settings: dict[str, Any]) -> list[str]:
     weight, rank = next(key[2:4] for key in table.rows if key[1] == "corrected")
     keys = [(q, region) for q in ("T1", "T2") for region in REGIONS]
-    found = ", ".join(f"{name} {round(value, 3) + 0.0:.3f}" for name, value in settings["delays"].items())
+    late = settings["delay"]
+    found = ", ".join(f"{name} {round(value, 3) + 0.0:.3f}" for name, value in settings["found"].items())
     lines = [
         "## Gradient delays",
         "",
-        "The same scan with gradients along x and y that are half a sample late (`--gradient-delay 0.5,0.5,0` of",
-        f"`simulate`), CG, K = {rank}, crb weight {weight:g}; corrected as by `--gradient-delays estimate`,",
+        f"The same scan with gradients along x and y that are {late:g} samples late (`simulate --gradient-delay",
+        f"{late:g},{late:g},0`), CG, K = {rank}, crb weight {weight:g}; corrected as by `--gradient-delays estimate`,",
         f"which found {found} samples.",
         "Medians as above; coefficients: NRMSE. [%]",
         "",
@@ -275,6 +276,5 @@ def _panels(
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     # a palette, a third of the size; rare colours of the bar are not to be merged
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, Image.Quantize.MAXCOVERAGE).save(
-        path, optimize=True
-    )
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    image.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

@@ -76,9 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     say = _clock()
-    model = resolve(
-        "mrf-fisp", ["accuracy=0"]
-    ).model  # exact signals in the phantom; the dictionary has the usual accuracy
+    # exact signals in the phantom; the dictionary has the model's usual accuracy
+    model = resolve("mrf-fisp", ["accuracy=0"]).model
     size = {"matrix": options.matrix, "n_shots": options.shots}
     with tempfile.TemporaryDirectory() as work:
         bases = make_bases(Path(work), options.train, options.atoms)
@@ -98,8 +97,16 @@ def main() -> None:
         found, delays = delayed(truth, late, bases, settings)
         rows += found
         say("gradient delays")
-    settings |= {"shots": options.shots, "delays": delays, "train": options.train}
-    settings["steps"] = " and ".join(f"{(high / low) ** (1 / n) - 1:.1%} in {q}" for q, (low, high, n) in STEPS.items())
+    steps = " and ".join(f"{(high / low) ** (1 / n) - 1:.1%} in {name}" for name, (low, high, n) in STEPS.items())
+    settings |= {
+        "shots": options.shots,
+        "snr": SNR,
+        "tuned": TUNED[1],
+        "train": options.train,
+        "atoms": f"steps of {steps}" if options.atoms == "grid" else f"about {options.atoms} atoms",
+        "delay": DELAY,
+        "found": delays,
+    }
     with (options.folder / "errors.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(asdict(rows[0])))
         writer.writeheader()

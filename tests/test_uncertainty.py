@@ -304,22 +304,25 @@ def test_tangents_are_those_of_the_model(here: Path, rng: np.random.Generator) -
         compressed_tangents(theta, basis=Basis(np.eye(39, 2), np.ones(2), basis.info))
 
 
-def test_maps_have_the_bound_at_the_estimate(here: Path) -> None:
+@pytest.mark.parametrize("method", ["matching", "nlls"])
+def test_maps_have_the_bound_at_the_estimate(here: Path, method: str) -> None:
     """sigma_coeff / |M0| times the root of B_ec, from the files that a user has."""
-    assert main(["fit", "c", "b", "-o", "bound"]) == 0
-    maps = {name: load_map(here / "bound" / f"{name}.nii.gz")[0] for name in ("T1map", "T2map", "M0map", "T1std")}
+    assert main(["fit", "c", "b", "-o", method, "--method", method]) == 0
+    maps = {name: load_map(here / method / f"{name}.nii.gz")[0] for name in ("T1map", "T2map", "M0map", "T1std")}
     basis, fitted = Basis.load("b"), maps["M0map"] > 0
     theta = np.stack([maps["T1map"][fitted], maps["T2map"][fitted]], axis=1).astype(float)
     signal, jac = basis.model().signal_and_jacobian(theta)
     exact = crb.bounds(signal, jac, basis.phi).exact[:, 0]
     sigma = CoefficientImages.load("c").info["sigma"]
     assert sigma > 0
-    # files are in single precision
-    np.testing.assert_allclose(maps["T1std"][fitted], sigma * np.sqrt(exact) / maps["M0map"][fitted], rtol=1e-5)
-    sidecar = json.loads((here / "bound" / "T1std.json").read_text())
+    # files are in single precision, and derivatives of an emulator are right to 1e-4 of ||phi^H s|| for each unit of u
+    tolerance = 1e-5 if method == "matching" else 0.01
+    expected = sigma * np.sqrt(exact) / maps["M0map"][fitted]
+    np.testing.assert_allclose(maps["T1std"][fitted], expected, rtol=tolerance)
+    sidecar = json.loads((here / method / "T1std.json").read_text())
     assert sidecar["Units"] == "s"
     assert "exact compressed Cramer-Rao bound" in sidecar["Description"]
-    plain, _ = load_map(here / "bound" / "RESIDUALmap.nii.gz")
+    plain, _ = load_map(here / method / "RESIDUALmap.nii.gz")
     assert ((plain[fitted] > 0) & (plain[fitted] < 1)).all()
 
 

@@ -51,20 +51,6 @@ def within(low: float, high: float) -> Callable[[click.Context, click.Parameter,
 
 
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
-mask_level = click.option(
-    "--mask-level",
-    type=float,
-    callback=within(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Fit no voxels below this share of the signal.",
-)
-std = click.option(
-    "--std/--no-std",
-    default=True,
-    show_default=True,
-    help="With the maps, their standard deviations and the residuals of the fit.",
-)
 
 
 def misfit(*, default: bool) -> Callable[[F], F]:
@@ -94,6 +80,28 @@ def _names(_context: click.Context, _parameter: click.Parameter, text: str | Non
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+_FITTING = {
+    "mask_level": click.option(
+        "--mask-level", type=float, callback=within(0, 1), default=0.05, show_default=True,
+        help="Fit no voxels below this share of the signal.",
+    ),
+    "method": click.option(
+        "--method", type=click.Choice(["matching", "nlls"]), default="matching", show_default=True,
+        help="The best atom of the dictionary, or nonlinear least squares from there.",
+    ),
+    "starts": click.option(
+        "--starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="nlls: distinct atoms to start from in every voxel; the least sum of squares counts.",
+    ),
+    "signals": click.option(
+        "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
+        help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
+    ),
+    "std": click.option(
+        "--std/--no-std", default=True, show_default=True,
+        help="With the maps, their standard deviations and the residuals of the fit.",
+    ),
+}  # fmt: skip
 _READING = {
     "rank": click.option("--rank", type=int, help="Use only the first columns of the basis."),
     "frame": click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
@@ -240,6 +248,8 @@ def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable
     return decorate
 
 
+fitting_options = _as_one("fitting", _FITTING)
+"""Give a verb that fits maps the options of `fit.fitter.prepared` and --std, as one argument `fitting`."""
 reading_options = _as_one("settings", _READING)
 """Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""
 training_options = _as_one("training", _TRAINING)

@@ -14,8 +14,7 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
-@common.mask_level
-@common.std
+@common.fitting_options
 @common.spreading_options
 @common.force
 @common.verb
@@ -25,8 +24,7 @@ def command(
     name: str,
     output: str,
     like: str | None,
-    mask_level: float,
-    std: bool,
+    fitting: dict[str, Any],
     cluster: dict[str, Any],
     force: bool,
 ) -> None:
@@ -37,7 +35,5 @@ def command(
     from .. import run
 
     with common.stages() as report:
-        written = run.fit(
-            coeff, name, output, like=like, mask_level=mask_level, std=std, force=force, report=report, **cluster
-        )
+        written = run.fit(coeff, name, output, like=like, force=force, report=report, **fitting, **cluster)
     click.echo("\n".join(str(path) for path in written))

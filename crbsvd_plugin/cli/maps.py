@@ -13,8 +13,7 @@ from . import common
 @click.argument("raw", callback=common.file_name)
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
-@common.mask_level
-@common.std
+@common.fitting_options
 @click.option(
     "--replicas",
     type=click.IntRange(min=0),
@@ -33,8 +32,7 @@ def command(
     raw: str,
     name: str,
     output: str,
-    mask_level: float,
-    std: bool,
+    fitting: dict[str, Any],
     replicas: int,
     misfit: bool,
     settings: dict[str, Any],
@@ -48,8 +46,7 @@ def command(
     """
     from .. import run
 
-    quality = {"std": std, "replicas": replicas, "misfit": misfit}
-    config = run.config(basis=name, mask_level=mask_level, **quality, **settings)
+    config = run.config(basis=name, replicas=replicas, misfit=misfit, **fitting, **settings)
     with common.stages() as report:
         written = run.maps(raw, config, output, force=force, report=report, **cluster)
     click.echo("\n".join(str(path) for path in written))

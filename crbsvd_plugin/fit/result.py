@@ -46,9 +46,13 @@ class Maps:
     m0 : complex64 array (*X)
         Complex scale of the signal; 0 where `mask` is False.
     edge : bool array (*X)
-        The estimate lies on the edge of the dictionary, so the truth may lie outside of it.
+        The estimate lies on the edge of the dictionary, or at a bound, so the truth may lie outside.
     mask : bool array (*X)
         False where there is nothing to fit.
+    converged : bool array (*X), optional
+        The fit came to a minimum; False where `mask` is. None for matching, which always ends.
+    residual : float32 array (*X), optional
+        ||c - M0 phi^H s(theta)||, in the unit of the coefficients c; 0 where `mask` is False.
     extra : mapping of name to Extra
         Further maps, by the name of their file.
     """
@@ -58,6 +62,8 @@ class Maps:
     m0: NDArray[np.complex64]
     edge: NDArray[np.bool_]
     mask: NDArray[np.bool_]
+    converged: NDArray[np.bool_] | None = None
+    residual: NDArray[np.float32] | None = None
     extra: Mapping[str, Extra] = field(default_factory=dict)
 
 
@@ -73,15 +79,15 @@ def stacked(slices: Sequence[Maps | None]) -> Maps:
     if like is None:
         raise ValueError("all slices are missing")
 
-    def along(name: str, axis: int) -> Any:
+    def along(name: str) -> Any:
         empty = np.zeros_like(getattr(like, name))
-        return np.stack([empty if one is None else getattr(one, name) for one in slices], axis=axis)
+        parts = [empty if one is None else getattr(one, name) for one in slices]
+        return np.stack(parts, axis=1 if name == "theta" else 0)
 
     def of(name: str, extra: Extra) -> Extra:
         arrays = [np.zeros_like(extra.array) if one is None else one.extra[name].array for one in slices]
         return replace(extra, array=np.stack(arrays))
 
-    return Maps(
-        like.parameters, along("theta", 1), along("m0", 0), along("edge", 0), along("mask", 0),
-        {name: of(name, extra) for name, extra in like.extra.items()},
-    )  # fmt: skip
+    known = ("theta", "m0", "edge", "mask", "converged", "residual")
+    arrays = {name: along(name) for name in known if getattr(like, name) is not None}
+    return replace(like, **arrays, extra={name: of(name, extra) for name, extra in like.extra.items()})

@@ -46,7 +46,7 @@ from .eigenvalue import step_size
 from .native import Start, first_images
 from .objective import right_hand_side
 from .penalty import Regulariser, Shift, penalty
-from .scaling import Scaling, data_scale, lam_of_bart, llr_width
+from .scaling import Scaling, data_scale, llr_width, scaled_lam
 
 if TYPE_CHECKING:
     from ..kernel_cache import KernelCache
@@ -78,7 +78,7 @@ def solve(
         right = right_hand_side(operator, ksp)
         images = first_images(start, operator, ksp, right, lam=lam, regulariser=regulariser)
     if scaling == "bart" and right is not None:
-        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
+        lam = scaled_lam(lam, right, scaling=scaling, regulariser=regulariser, block=block, shift=shift)
         scale = data_scale(right)
         terms = [term.scaled(scale) for term in terms]
     step = 1.0

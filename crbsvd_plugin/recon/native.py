@@ -15,7 +15,7 @@ from .density import density_start
 from .fista import fista
 from .objective import finite
 from .penalty import Regulariser, Shift, penalty
-from .scaling import Scaling, lam_of_bart
+from .scaling import Scaling, scaled_lam
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +65,7 @@ def solve(
     function = penalty(regulariser, right.shape[1:], block=block, shift=shift)
     solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend="native")
     right = finite(right)
-    if scaling == "bart":
-        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
+    lam = scaled_lam(lam, right, scaling=scaling, regulariser=regulariser, block=block, shift=shift)
     if solver == "cg":
         return conjugate_gradients(
             normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
