@@ -315,10 +315,14 @@ def test_maps_have_the_bound_at_the_estimate(here: Path, method: str) -> None:
     exact = crb.bounds(signal, jac, basis.phi).exact[:, 0]
     sigma = CoefficientImages.load("c").info["sigma"]
     assert sigma > 0
-    # files are in single precision, and derivatives of an emulator are right to 1e-4 of ||phi^H s|| for each unit of u
-    tolerance = 1e-5 if method == "matching" else 0.01
     expected = sigma * np.sqrt(exact) / maps["M0map"][fitted]
-    np.testing.assert_allclose(maps["T1std"][fitted], expected, rtol=tolerance)
+    if method == "matching":  # files are in single precision
+        np.testing.assert_allclose(maps["T1std"][fitted], expected, rtol=1e-5)
+    else:
+        # derivatives of an emulator are right to 1e-4 of ||phi^H s||; where the data leave T1 open, they are as small
+        sure = expected < 0.5 * theta[:, 0]
+        assert sure.mean() > 0.5
+        np.testing.assert_allclose(maps["T1std"][fitted][sure], expected[sure], rtol=0.01)
     sidecar = json.loads((here / method / "T1std.json").read_text())
     assert sidecar["Units"] == "s"
     assert "exact compressed Cramer-Rao bound" in sidecar["Description"]
