@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Voxels with less signal than this share of the image's are not fitted, see `match`.
     method : str
         matching, or nlls: nonlinear least squares from there, see `fit.nlls`.
-    starts : int
+    fit_starts : int
         Distinct starts of each voxel, for nlls.
     signals : str
         emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
@@ -122,7 +122,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fit: bool = True
     mask_level: float = 0.05
     method: Method = "matching"
-    starts: int = 1
+    fit_starts: int = 1
     signals: Signals = "emulated"
     std: bool = False
     replicas: Annotated[int, msgspec.Meta(ge=0)] = 0

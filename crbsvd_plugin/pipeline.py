@@ -80,7 +80,7 @@ def reconstruct_stream(
     fitter = None
     if dictionary is not None:
         fitter = prepared(
-            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.starts,
+            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
             signals=config.signals, report=report,
         )  # fmt: skip
     report("readouts", 0, 0)

@@ -128,7 +128,7 @@ def fit(
     workers: int | None = None,
     scheduler: str | None = None,
     method: Method = "matching",
-    starts: int = 1,
+    fit_starts: int = 1,
     signals: Signals = "emulated",
 ) -> list[Path]:
     """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
@@ -152,7 +152,7 @@ def fit(
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
     fitter = prepared(
-        basis, dictionary, method=method, mask_level=mask_level, n_starts=starts, signals=signals, report=report
+        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, report=report
     )
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []

@@ -20,6 +20,7 @@ from crbsvd_plugin.fit.emulator import Emulator
 from crbsvd_plugin.fit.fitter import Fitter, prepared
 from crbsvd_plugin.fit.forward import Simulated
 from crbsvd_plugin.fit.matching import best_atoms
+from crbsvd_plugin.fit.result import stacked
 from crbsvd_plugin.fit.starts import distinct_starts
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
@@ -76,6 +77,18 @@ def test_more_starts_are_never_worse(rng: np.random.Generator) -> None:
     assert np.any(four.residual < 0.999 * one.residual)
 
 
+def test_slices_are_stacked_and_a_missing_one_is_empty(rng: np.random.Generator) -> None:
+    one = Fitter(gridded(4), 0.0, emulated()).fit(complex_normal(rng, 5, 3, 4).astype(np.complex64))
+    whole = stacked([None, one])
+    assert whole.theta.shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(whole.theta[:, 1], one.theta)
+    for name in ("m0", "edge", "mask", "converged", "residual"):
+        array = getattr(whole, name)
+        assert array.dtype == getattr(one, name).dtype
+        assert not array[0].any()
+        np.testing.assert_array_equal(array[1], getattr(one, name))
+
+
 def test_stages_are_reported() -> None:
     told: list[tuple[str, int, int]] = []
     Fitter(gridded(4), 0.0, emulated()).fit(np.ones((5, 3, 4), np.complex64), report=lambda *step: told.append(step))
@@ -95,7 +108,7 @@ def maps_of(folder: str) -> dict[str, np.ndarray]:
 def test_the_command_fits_better_than_the_dictionary_is_fine(here: Path) -> None:
     """Residuals of least squares are smaller than those of the best atoms, everywhere; the sidecars say how."""
     assert main(["fit", "c", "b", "-o", "matched"]) == 0
-    assert main(["fit", "c", "b", "-o", "fitted", "--method", "nlls", "--starts", "2"]) == 0
+    assert main(["fit", "c", "b", "-o", "fitted", "--method", "nlls", "--fit-starts", "2"]) == 0
     matched, fitted = maps_of("matched"), maps_of("fitted")
     assert set(fitted) == set(matched) | {"RESIDUALmap", "CONVERGEDmap"}
     inside = matched["M0map"] > 0
@@ -147,10 +160,10 @@ def test_exact_signals_give_what_the_emulator_gives(here: Path) -> None:
 
 def test_bad_options_end_in_one_line(refuse: Callable[..., str]) -> None:
     fit: tuple[Any, ...] = ("fit", "c", "b", "-o", "x")
-    assert "--starts and --signals belong to --method nlls" in refuse(*fit, "--starts", "2")
-    assert "--starts and --signals belong to --method nlls" in refuse(*fit, "--signals", "exact")
+    assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--fit-starts", "2")
+    assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--signals", "exact")
     assert "'least' is not one of" in refuse(*fit, "--method", "least")
-    assert "0 is not in the range" in refuse(*fit, "--method", "nlls", "--starts", "0")
+    assert "0 is not in the range" in refuse(*fit, "--method", "nlls", "--fit-starts", "0")
     few = ("maps", "raw.h5", "b", "-o", "x", "--method", "nlls", "--rank", "2")
     assert "2 coefficients cannot tell M0 and 2 parameters, expected at least 3" in refuse(*few)
 
@@ -158,5 +171,5 @@ def test_bad_options_end_in_one_line(refuse: Callable[..., str]) -> None:
 def test_settings_of_a_config_are_checked_too(here: Path) -> None:
     basis, dictionary = pipeline.load("b", rank=None, with_dictionary=True)
     assert dictionary is not None
-    with pytest.raises(UserError, match="--starts is 0, expected at least 1"):
+    with pytest.raises(UserError, match="--fit-starts is 0, expected at least 1"):
         prepared(basis, dictionary, method="nlls", n_starts=0)

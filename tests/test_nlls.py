@@ -77,6 +77,15 @@ def test_the_truth_comes_back_without_noise(rng: np.random.Generator, forward_of
     np.testing.assert_allclose(found.m0 * size, m0, rtol=1e-4)
 
 
+def test_damping_comes_and_goes(rng: np.random.Generator) -> None:
+    """From the opposite corners, where steps are refused at first, 15 do; were damping to stay, 30 would not."""
+    forward = emulated()
+    truth = rng.uniform(-0.9, 0.9, (300, 2))
+    c = voxels(forward, truth, phases(rng, 300), 0.0, rng)
+    c /= np.linalg.norm(c, axis=1)[:, None]
+    assert minimise(c, forward, -0.999 * np.sign(truth), WHOLE, stopping=Stopping(iterations=15)).converged.all()
+
+
 def test_maps_have_shapes_types_and_nothing_outside_of_the_mask(rng: np.random.Generator, frozen: Any) -> None:
     forward = emulated()
     shape = (5, 7)
@@ -174,6 +183,7 @@ def test_a_parameter_is_fixed_in_every_voxel_to_its_own_value(rng: np.random.Gen
     assert found.converged.all()
     np.testing.assert_allclose(found.theta.reshape(3, -1).T, theta, rtol=1e-4)
     np.testing.assert_allclose(found.theta[2], b1, rtol=SINGLE)
+    assert not found.edge.any()
     # a wrong map gives the right answer to another question: the least squares at that B1
     wrong = fit(c.T.reshape(-1, 6, 5), forward, start, fixed={"B1": 1.0})
     assert np.all(wrong.theta[2] == 1)

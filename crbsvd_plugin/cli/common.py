@@ -89,8 +89,8 @@ _FITTING = {
         "--method", type=click.Choice(["matching", "nlls"]), default="matching", show_default=True,
         help="The best atom of the dictionary, or nonlinear least squares from there.",
     ),
-    "starts": click.option(
-        "--starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    "fit_starts": click.option(
+        "--fit-starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
         help="nlls: distinct atoms to start from in every voxel; the least sum of squares counts.",
     ),
     "signals": click.option(

@@ -150,8 +150,8 @@ def emulate(exact: Simulated, *, tolerances: Sequence[float] = (1e-5, 1e-4), rep
                 return replace(found, error=error, jac_errors=jac_errors)
             sizes = [n if n == 1 else math.ceil(_GROWTH * n) for n in sizes]
     raise UserError(
-        f"an emulator to {max(tolerances):g} would need {' x '.join(map(str, sizes))} simulated signals, expected at "
-        f"most {_MOST} in all: narrow the ranges, or take exact signals"
+        f"signals cannot be emulated to {max(tolerances):g} by polynomials of {' x '.join(map(str, sizes))} terms, "
+        f"expected at most {_MOST} in all to be enough: narrow the ranges, or take exact signals (--signals exact)"
     )
 
 

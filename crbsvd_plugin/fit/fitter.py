@@ -100,10 +100,10 @@ def prepared(
         An option does not belong to the method, there are too few coefficients, or there can be no emulator.
     """
     if n_starts < 1:
-        raise UserError(f"--starts is {n_starts}, expected at least 1")
+        raise UserError(f"--fit-starts is {n_starts}, expected at least 1")
     if method == "matching":
         if n_starts != 1 or signals != "emulated":
-            raise UserError("--starts and --signals belong to --method nlls; leave them out, or take that method")
+            raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
         return Fitter(dictionary, mask_level)
     box = Box.around(dictionary.parameters, dictionary.theta)
     nlls.check_rank(basis.rank, int(box.free.sum()))

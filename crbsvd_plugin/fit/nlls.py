@@ -229,7 +229,7 @@ def minimise(
     now = _evaluated(voxels, forward, u)
     damping, growth = np.full(len(u), _DAMPING), np.full(len(u), 2.0)
     finite = np.isfinite(now.cost) & np.isfinite(now.grad).all(axis=1)
-    converged = finite & (_slope(now, limits) < stopping.gtol)
+    converged = _slope(now, limits) < stopping.gtol
     left = np.flatnonzero(finite & ~converged)
     for _ in range(stopping.iterations):
         if not len(left):
