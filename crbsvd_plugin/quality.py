@@ -100,7 +100,7 @@ def with_quality(
     """Return maps with further ones beside them.
 
     ``T1std`` and so on, one for every parameter that was fitted, and ``M0std``, where the noise is known;
-    ``RESIDUALmap``, ||c - M0 phi^H s|| / ||c||; ``CHI2map``, its square relative to what this noise leaves.
+    ``MISFITmap``, ||c - M0 phi^H s|| / ||c||; ``CHI2map``, its square relative to what this noise leaves.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def with_quality(
     extra = dict(maps.extra)
     if noise.noise is None:
         logger.warning("no standard deviations: %s", noise.origin)
-        extra["RESIDUALmap"] = Extra(single(found.residual), "1", f"{left}. No standard deviations: {noise.origin}")
+        extra["MISFITmap"] = Extra(single(found.residual), "1", f"{left}. No standard deviations: {noise.origin}")
         return replace(maps, extra=extra)
     how = f"{noise.origin}; 0 where it is infinite; on the edge of the dictionary it is that of a free fit"
     for i, values in zip(fitted, found.theta, strict=True):
@@ -129,7 +129,7 @@ def with_quality(
         name = f"{file_stem(parameter.name).removesuffix('map')}std"
         extra[name] = Extra(single(values), parameter.unit, f"standard deviation of {parameter.name}: {how}")
     extra["M0std"] = Extra(single(found.m0), "arbitrary", f"standard deviation of |M0|: {how}")
-    extra["RESIDUALmap"] = Extra(single(found.residual), "1", left)
+    extra["MISFITmap"] = Extra(single(found.residual), "1", left)
     endless = np.isinf(found.theta[:, maps.mask]).any(axis=0)
     if endless.any():
         logger.warning(

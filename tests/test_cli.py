@@ -53,7 +53,7 @@ def terminal(*arguments: str, cwd: Path, until: str = "") -> tuple[int, str, str
 def same_maps(one: Path, other: Path, *, std: bool = True) -> None:
     names = sorted(path.name for path in one.glob("*.nii.gz"))
     parameters = ["EDGEmap", "M0map", "M0phase", "T1map", "T2map"]
-    quality = ["CHI2map", "M0std", "RESIDUALmap", "T1std", "T2std"] if std else []
+    quality = ["CHI2map", "M0std", "MISFITmap", "T1std", "T2std"] if std else []
     assert names == sorted(f"{name}.nii.gz" for name in parameters + quality)
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name

@@ -175,7 +175,7 @@ def test_slices_have_the_same_maps_empty_ones_too(rng: np.random.Generator) -> N
         for case in (full, empty)
     ]
     volume = stacked([*slices, None])
-    assert list(volume.extra) == ["T1std", "T3std", "M0std", "RESIDUALmap", "CHI2map"]
+    assert list(volume.extra) == ["T1std", "T3std", "M0std", "MISFITmap", "CHI2map"]
     assert volume.extra["T3std"].array.shape == (3, *SHAPE)
     assert (volume.extra["T3std"].array[0] > 0).sum() == full.maps.mask.sum()
     assert not volume.extra["T3std"].array[1:].any()
@@ -326,7 +326,7 @@ def test_maps_have_the_bound_at_the_estimate(here: Path, method: str) -> None:
     sidecar = json.loads((here / method / "T1std.json").read_text())
     assert sidecar["Units"] == "s"
     assert "exact compressed Cramer-Rao bound" in sidecar["Description"]
-    plain, _ = load_map(here / method / "RESIDUALmap.nii.gz")
+    plain, _ = load_map(here / method / "MISFITmap.nii.gz")
     assert ((plain[fitted] > 0) & (plain[fitted] < 1)).all()
 
 
@@ -346,7 +346,7 @@ def test_llr_says_that_there_is_no_bound_and_replicas_measure(here: Path, capsys
     assert main([*llr, "-o", "llr"]) == 0
     assert "no standard deviations: the Cramer-Rao bound does not hold" in capsys.readouterr().err
     assert not list((here / "llr").glob("*std*"))
-    said = json.loads((here / "llr" / "RESIDUALmap.json").read_text())["Description"]
+    said = json.loads((here / "llr" / "MISFITmap.json").read_text())["Description"]
     assert "the Cramer-Rao bound does not hold for images regularised with llr" in said
     assert main([*llr, "-o", "measured", "--replicas", "3"]) == 0
     assert capsys.readouterr().err == ""
