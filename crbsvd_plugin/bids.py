@@ -138,6 +138,7 @@ def save_bids(
     whose: Entities,
     *,
     info: Mapping[str, Any],
+    details: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> list[Path]:
     """Write the maps of one scan into a BIDS derivatives tree, which is made or added to: all of them or none.
@@ -154,6 +155,8 @@ def save_bids(
         Subject and session.
     info : mapping, ready for JSON
         What every sidecar repeats, as for `maps.save_maps`.
+    details : mapping, ready for JSON, optional
+        What the list of files alone says.
     force : bool
         Replace the maps of this subject and session; those of others are never touched.
 
@@ -177,7 +180,7 @@ def save_bids(
     ):
         for maps, run in zip(volumes, named, strict=True):
             write_into(product, run, affine, mask=checked_mask(maps), info=info, windows={})
-        product.commit({"volumes": [summary(maps, affine, info) for maps in volumes]})
+        product.commit({"volumes": [summary(maps, affine, info) for maps in volumes]} | dict(details or {}))
     return [*(Path(directory) / whose.folder / name for name in names), Path(directory) / whose.sidecar]
 
 

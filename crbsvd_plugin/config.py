@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from .calibration import FovShift, GradientDelays, PhaseDrift
@@ -84,6 +86,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Distinct starts of each voxel, for nlls.
     signals : str
         emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
+    std : bool
+        With the maps also standard deviations and residuals, see `quality`. It simulates derivatives at all estimates.
+    replicas : int
+        Pseudo-replicas that the noise of the coefficients is measured with, see `recon.replicas`; 0: none.
+    misfit : bool
+        Also find how much of the data the images explain, see `recon.misfit`.
     """
 
     basis: str
@@ -116,6 +124,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     method: Method = "matching"
     fit_starts: int = 1
     signals: Signals = "emulated"
+    std: bool = False
+    replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
+    misfit: bool = False
+
+    @property
+    def penalty_name(self) -> str:
+        """What keeps the images smooth, in a word."""
+        return "terms of bart" if self.bart_terms else self.regulariser
 
     @property
     def bart_options(self) -> BartOptions:
@@ -128,6 +144,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.start != "zero" and self.backend == "sigpy":
             raise UserError(
                 f"start is {self.start}, but sigpy begins with zero; leave it out, or take the backend native"
+            )
+        if self.replicas and not (self.fit and self.std):
+            raise UserError(
+                f"replicas is {self.replicas}, but no standard deviations are wanted; leave one of them out"
             )
         return choose_solver(
             self.solver, regulariser=self.regulariser, lam=self.lam, shift=self.shift, tolerance=self.tolerance,

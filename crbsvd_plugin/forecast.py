@@ -110,6 +110,7 @@ def _problem(
         n_receivers=n_receivers, n_coils=config.kept_coils(n_receivers), rank=basis.rank,
         real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver,
         preconditioned=config.preconditioner != "none", n_threads=threads.count(), n_images=n_images,
+        misfit=config.misfit, replicas=config.replicas > 0,
     )  # fmt: skip
 
 

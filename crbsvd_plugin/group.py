@@ -6,7 +6,7 @@ Data are let go of as soon as they are not needed any more: they are as large as
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,12 @@ from .fit.result import Maps
 from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
-from .progress import Report, silent
+from .progress import Report, counted, silent
+from .quality import known_noise, tangents_of, with_quality
 from .readouts import Group
 from .recon import first_images, preconditioner_of, reconstruct, solve
+from .recon.misfit import Misfit, misfit, told
+from .recon.replicas import replica_covariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +57,8 @@ class Reconstruction:
         `Basis.digest` of the basis.
     calibration : dict
         What was found in the data and used: virtual coils, phases of the shots, gradient delays.
+    misfit : dict
+        How much of the data the images explain, see `recon.misfit.Misfit.figures`; empty if not asked for.
     """
 
     key: dict[str, int]
@@ -63,6 +68,7 @@ class Reconstruction:
     maps: Maps | None
     digest: str
     calibration: dict[str, Any] = field(default_factory=dict)
+    misfit: dict[str, Any] = field(default_factory=dict)
 
 
 def taken(groups: list[Group]) -> Iterator[list[Group]]:
@@ -117,16 +123,28 @@ def reconstruct_group(
     key, geometry = group.key, group.geometry
     box.append(group)
     del group
-    coeff = _coefficients(box, basis, config, cache, report)
-    maps = None if fitter is None else fitter.fit(coeff, report=report)
-    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
+    coeff, covariance, found = _coefficients(box, basis, config, cache, report)
+    figures = {} if found is None else found.figures(noise_known=sigma > 0)
+    if figures:
+        logger.info("image %s: %s", key, told(figures))
+    maps = None
+    if fitter is not None:
+        maps = fitter.fit(coeff, report=report)
+        if config.std:
+            noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
+            fitted, tangents = tangents_of(fitter, basis, report=report)
+            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
+    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 
 def _noise(group: Group, basis: Basis) -> float:
     return coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames, weights=group.weights)
 
 
-def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report) -> NDArray[Any]:
+def _coefficients(
+    box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report
+) -> tuple[NDArray[Any], NDArray[Any] | None, Misfit | None]:
+    """Return images, their covariance and the misfit of the data, if wanted."""
     group = box.pop()
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(
@@ -137,9 +155,38 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
     operator = SubspaceOperator(
         group.traj, frame=group.frame, phi=basis.phi, sens=sens, weights=group.weights, kernel_cache=kernels
     )
-    ksp = group.ksp
+    ksp, key = group.ksp, group.key
     del group
     report("reconstruction", 0, config.iterations)
+    if not config.replicas and not config.misfit:
+        held = [operator, ksp]
+        del operator, ksp
+        return _solved(held, config, report), None, None
+    inverse = preconditioner_of(config.preconditioner, operator, lam=config.lam)
+    coeff = _solved([operator, ksp], config, report, inverse)
+    found = misfit(operator, ksp, coeff) if config.misfit else None
+    if not config.replicas:
+        return coeff, None, found
+    covariance = replica_covariance(
+        lambda noisy: _solved([operator, noisy.pop()], config, silent, inverse), ksp, coeff,
+        n_replicas=config.replicas, rng=np.random.default_rng([0, *key.values()]),
+        progress=counted(report, "replicas", config.replicas),
+    )  # fmt: skip
+    return coeff, covariance, found
+
+
+def _solved(
+    held: list[Any],
+    config: Config,
+    report: Report,
+    preconditioner: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+) -> NDArray[Any]:
+    """Return the images of an operator and its k-space, of which the iterations keep the kernels alone.
+
+    They are in a list, which is emptied. The preconditioner is made where none is given.
+    """
+    operator, ksp = held
+    held.clear()
     options: dict[str, Any] = {
         "lam": config.lam, "regulariser": config.regulariser, "block": config.block, "shift": config.shift,
         "scaling": config.scaling, "solver": config.solver, "iterations": config.iterations,
@@ -153,8 +200,10 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
     right = operator.adjoint(ksp)
     options["start"] = first_images(config.start, operator, ksp, right, lam=config.lam, regulariser=config.regulariser)
     del ksp
-    options["preconditioner"] = preconditioner_of(config.preconditioner, operator, lam=config.lam)
-    normal = partial(operator.toeplitz.normal, sens=sens)
+    if preconditioner is None:
+        preconditioner = preconditioner_of(config.preconditioner, operator, lam=config.lam)
+    options["preconditioner"] = preconditioner
+    normal = partial(operator.toeplitz.normal, sens=operator.sens)
     del operator
     return solve(normal, right, **options)
 
@@ -168,6 +217,6 @@ def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
             shape=group.shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
             n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
             solver=config.chosen_solver, preconditioned=config.preconditioner != "none",
-            n_threads=threads.count(), n_images=len(groups),
+            n_threads=threads.count(), n_images=len(groups), misfit=config.misfit, replicas=config.replicas > 0,
         )  # fmt: skip
         check(problem, held=held)

@@ -81,10 +81,11 @@ def save_maps(
 def staged_maps(
     maps: Maps, affine: ArrayLike, directory: str | Path, *, info: Mapping[str, Any],
     windows: Mapping[str, display.Window] | None = None, force: bool = False, pictures: bool = True,
+    details: Mapping[str, Any] | None = None,
 ) -> Iterator[Callable[[], list[Path]]]:  # fmt: skip
     """Write maps under temporary names, and give what renames them: for several that shall all appear or none.
 
-    Arguments, result of the renaming and errors are those of `save_maps`.
+    Arguments, result of the renaming and errors are those of `save_maps`; `details` is what ``maps.json`` alone says.
     """
     folder = Path(directory)
     affine = checked_affine(affine)
@@ -98,7 +99,7 @@ def staged_maps(
     mask = checked_mask(maps)
     with files.product(sidecar, names, kind=FORMAT, force=force) as product:
         write_into(product, volumes, affine, mask=mask, info=info, windows=windows)
-        product.prepare(summary(maps, affine, info))
+        product.prepare(summary(maps, affine, info) | dict(details or {}))
 
         def commit() -> list[Path]:
             product.commit()

@@ -16,6 +16,7 @@ from .calibration import whitening
 from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
+from .errors import UserError
 from .fit.fitter import prepared
 from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
@@ -87,6 +88,8 @@ def reconstruct_stream(
         )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
+    if config.replicas and scan.noise is None:
+        raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
     if check is not None:
         check(scan.groups)
     one = partial(

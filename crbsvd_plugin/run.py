@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
@@ -24,8 +26,15 @@ from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
+from .quality import KnownNoise, known_noise, tangents_of, with_quality
 from .readouts import is_imaging
+from .recon.misfit import told
 from .volumes import gathered, slices_of, stack
+
+logger = logging.getLogger(__name__)
+
+_MISFIT = 2.0
+"""Above this, what data and basis do not have in common is more than the noise."""
 
 _ALGORITHMS: dict[Method, str] = {
     "matching": "dictionary matching in the compressed domain",
@@ -120,6 +129,7 @@ def fit(
     like: str | None,
     mask_level: float,
     b1: str | None = None,
+    std: bool = False,
     force: bool,
     report: Report,
     workers: int | None = None,
@@ -132,6 +142,8 @@ def fit(
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
 
     `b1` is a measured map: every voxel is matched with atoms of its B1, see `fit.fixed`.
+
+    With `std` also standard deviations and residuals, see `quality`; the noise is what the images' sidecar says.
 
     Raises
     ------
@@ -157,9 +169,23 @@ def fit(
     )
     known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        volumes = [fitter.fit(images.volume(i), b1=known, report=report, pool=pool) for i in range(len(images.coeff))]
+        volumes = []
+        for i in range(len(images.coeff)):
+            volume = images.volume(i)
+            found = fitter.fit(volume, b1=known, report=report, pool=pool)
+            if std:
+                fitted, tangents = tangents_of(fitter, basis, report=report, pool=pool)
+                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
+            volumes.append(found)
     sources = [coeff] if b1 is None else [coeff, b1]
     return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
+
+
+def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+    """Return the noise of a volume, as far as the sidecar of the images tells it."""
+    sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
+    penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
+    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
@@ -181,6 +207,10 @@ def _reconstructed(
                 header, items, config, report=report, pool=pool, check=lambda groups: stack(slices_of(groups))
             )
         )
+    for result in results:
+        # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
+        if result.misfit.get("ratio", 0.0) > _MISFIT:
+            logger.warning("image %s: %s", result.key, told(result.misfit))
     return gathered(results, config), results
 
 
@@ -207,13 +237,16 @@ def _write(
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }
+    details = {"misfit": images.info["misfit"]} if images.info.get("misfit") else None
     if whose is not None:
-        return save_bids(volumes, images.affine, output, whose, info=info, force=force)
+        return save_bids(volumes, images.affine, output, whose, info=info, details=details, force=force)
     with ExitStack() as stack:
         commits = []
         for i, volume in enumerate(volumes):
             folder = Path(output) if len(volumes) == 1 else Path(output) / f"volume-{i}"
-            commits.append(stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force)))
+            commits.append(
+                stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force, details=details))
+            )
         return [path for commit in commits for path in commit()]
 
 

@@ -100,9 +100,10 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
     slices, step = stack(geometries)
     others = sorted({_without_slice(result.key) for result in results})
     coeff = np.zeros((len(others), len(slices), *shapes.pop()), np.complex64)
+    sigma = np.full(coeff.shape[:2], results[0].sigma)
     for result in results:
         at = others.index(_without_slice(result.key)), slices.index(result.key.get("slice", 0))
-        coeff[at] = result.coeff
+        coeff[at], sigma[at] = result.coeff, result.sigma
     if len(results) < coeff.shape[0] * coeff.shape[1]:
         logger.warning(
             "%d of %d images have no readouts and stay empty",
@@ -116,9 +117,12 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "lam": None if by_terms else config.lam, "lam_scaling": config.scaling, "block": config.block,
         "shift": config.shift, "solver": config.chosen_solver, "iterations": config.iterations,
         "start": config.start, "preconditioner": config.preconditioner,
-        "tolerance": config.tolerance, "sigma": results[0].sigma, "scaling": "unitary",
+        "tolerance": config.tolerance, "scaling": "unitary",
+        # of every repetition and slice, where they differ
+        "sigma": results[0].sigma if np.ptp(sigma) == 0 else sigma.tolist(),
         "groups": [dict(key) for key in others], "slices": slices,
         "calibration": [result.key | result.calibration for result in results if result.calibration],
+        "misfit": [result.key | result.misfit for result in results if result.misfit],
     }  # fmt: skip
     return CoefficientImages(coeff, geometries[slices[0]], step, results[0].digest, info)
 

@@ -43,7 +43,7 @@ def test_the_scan_of_the_paper_fits_into_14_gib() -> None:
     [
         {"shape": (121, 150, 160)}, {"n_readouts": 210_000}, {"n_samples": 321}, {"rank": 16}, {"real": False},
         {"n_threads": 3}, {"n_images": 2}, {"n_receivers": 9}, {"n_coils": 9}, {"solver": "admm"},
-        {"preconditioned": True},
+        {"preconditioned": True}, {"misfit": True}, {"replicas": True},
     ],
 )  # fmt: skip
 def test_more_of_anything_takes_more(more: dict[str, object]) -> None:
@@ -77,6 +77,26 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.Monkey
         check(PAPER, held=0)
     monkeypatch.setattr(footprint, "available", lambda: None)
     check(PAPER, held=0)
+
+
+def test_what_is_kept_after_the_iterations_counts() -> None:
+    """Data, positions and weights stay; replicas hold sums, images, and data with noise beside those without."""
+    told, asked = (replace(PAPER, misfit=True), replace(PAPER, replicas=True))
+    n_samples = PAPER.n_readouts * PAPER.n_samples
+    data, images = 8 * n_samples * 8, 15 * 160 * 150 * 120 * 8
+    for problem in (told, asked):
+        stages = problem.stages()
+        assert stages["iterations"] - PAPER.stages()["iterations"] == data + n_samples * (3 + 1) * 4
+        assert stages["kernels"] - PAPER.stages()["kernels"] == data
+    assert asked.stages()["replicas"] >= asked.stages()["iterations"] + 8 * images + images
+    assert "replicas" not in told.stages()
+    assert "misfit" not in asked.stages()
+
+
+def test_leaving_them_out_is_advised_where_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "available", lambda: PAPER.peak)
+    with pytest.raises(UserError, match="--no-misfit without --replicas would fit"):
+        check(replace(PAPER, replicas=True), held=0)
 
 
 def test_what_is_held_already_need_not_come(monkeypatch: pytest.MonkeyPatch) -> None:

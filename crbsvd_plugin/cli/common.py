@@ -53,6 +53,14 @@ def within(low: float, high: float) -> Callable[[click.Context, click.Parameter,
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
 
 
+def misfit(*, default: bool) -> Callable[[F], F]:
+    """Return the option that compares the data with the images."""
+    return click.option(
+        "--misfit/--no-misfit", default=default, show_default=True,
+        help="Say how much of the data the images leave, and how much noise would: does the scan fit this basis?",
+    )  # fmt: skip
+
+
 def verb(function: F) -> Callable[..., Any]:
     """Give a verb the options that all have: --threads and -v."""
 
@@ -88,6 +96,10 @@ _FITTING = {
     "signals": click.option(
         "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
         help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
+    ),
+    "std": click.option(
+        "--std/--no-std", default=True, show_default=True,
+        help="With the maps, their standard deviations and the residuals of the fit.",
     ),
 }  # fmt: skip
 _READING = {
@@ -244,7 +256,7 @@ def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable
 
 
 fitting_options = _as_one("fitting", _FITTING)
-"""Give a verb that fits maps the options of `fit.fitter.prepared`, as one argument `fitting`."""
+"""Give a verb that fits maps the options of `fit.fitter.prepared` and --std, as one argument `fitting`."""
 reading_options = _as_one("settings", _READING)
 """Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""
 training_options = _as_one("training", _TRAINING)

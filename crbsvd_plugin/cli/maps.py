@@ -14,6 +14,15 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @common.fitting_options
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Measure the noise of the images for --std: reconstruct N times more, with noise added.",
+)
+@common.misfit(default=True)
 @common.reading_options
 @common.spreading_options
 @common.bids_options
@@ -25,6 +34,8 @@ def command(
     name: str,
     output: str,
     fitting: dict[str, Any],
+    replicas: int,
+    misfit: bool,
     settings: dict[str, Any],
     cluster: dict[str, Any],
     tree: dict[str, Any],
@@ -38,7 +49,7 @@ def command(
     from .. import bids, run
 
     whose = bids.entities(**tree)
-    config = run.config(basis=name, **fitting, **settings)
+    config = run.config(basis=name, replicas=replicas, misfit=misfit, **fitting, **settings)
     with common.stages() as report:
         written = run.maps(raw, config, output, force=force, report=report, whose=whose, **cluster)
     click.echo("\n".join(str(path) for path in written))
