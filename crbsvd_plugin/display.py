@@ -45,7 +45,7 @@ def default_window(parameter: str, image: ArrayLike) -> Window:
         return 1 / high, 1 / low
     values = np.asarray(image, float)
     values = values[np.isfinite(values) & (values != 0)]
-    if values.size == 0:
+    if not values.size:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(values, (1, 99)))
     size = max(abs(low), abs(high))
@@ -75,8 +75,7 @@ def position(values: ArrayLike, window: Window, *, parameter: str) -> NDArray[np
     if not (np.isfinite(low) and np.isfinite(high) and low < high) or (logarithmic and low < 0):
         need = "0 <= low < high" if logarithmic else "low < high"
         raise UserError(f"window {low:g} to {high:g} of {parameter}: expected {need}; give other limits")
-    x = np.clip(np.asarray(values, np.float64), low, high)
-    knee = high / np.e
+    x, knee = np.clip(np.asarray(values, np.float64), low, high), high / np.e
     place: NDArray[np.float64]
     if not logarithmic:
         place = (x - low) / (high - low)
@@ -88,6 +87,11 @@ def position(values: ArrayLike, window: Window, *, parameter: str) -> NDArray[np
     return place
 
 
+def table_name(parameter: str) -> str | None:
+    """Return the name of a parameter's colours, with ``_r`` if they are reversed; None: grey."""
+    return _TIMES.get(parameter) or (f"{_RATES[parameter]}_r" if parameter in _RATES else None)
+
+
 @functools.cache
 def lookup_table(parameter: str) -> NDArray[np.float64]:
     """Return the 256 colours (256, 3), 0 to 1, of a parameter (grey if it is none of relaxation).
@@ -97,7 +101,7 @@ def lookup_table(parameter: str) -> NDArray[np.float64]:
     UserError
         The package cmcrameri, which holds the tables, is missing.
     """
-    name = _TIMES.get(parameter) or _RATES.get(parameter)
+    name = table_name(parameter)
     if name is None:
         table = np.repeat(np.linspace(_DARKEST_GREY, 1, 256)[:, None], 3, axis=1)
     else:
@@ -105,8 +109,8 @@ def lookup_table(parameter: str) -> NDArray[np.float64]:
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"the colours of {parameter} are those of the package cmcrameri: pip install cmcrameri")
         # its text files, not its module: that one loads pyplot and registers with it
-        table = np.loadtxt(Path(spec.submodule_search_locations[0]) / "cmaps" / f"{name}.txt")
-        table = table[::-1].copy() if parameter in _RATES else table
+        table = np.loadtxt(Path(spec.submodule_search_locations[0]) / "cmaps" / f"{name.removesuffix('_r')}.txt")
+        table = table[::-1].copy() if name.endswith("_r") else table
     table[0] = 0
     table.setflags(write=False)
     return table
@@ -178,9 +182,8 @@ def upright(affine: ArrayLike | None) -> Upright:
     sides = ("RL", "AP", "SI")[axes[across]] + ("RL", "AP", "SI")[axes[down]]
     plane = ("sagittal", "coronal", "axial")[axes[2]]
     caption = plane if plane == "sagittal" else f"{plane}, radiological (R is at the left)"
-    return Upright(
-        swap, (bool(signs[down] > 0), bool(signs[across] > 0)), sides, float(size[down] / size[across]), caption
-    )
+    flip = bool(signs[down] > 0), bool(signs[across] > 0)
+    return Upright(swap, flip, sides, float(size[down] / size[across]), caption)
 
 
 def montage(slices: NDArray[Any], view: Upright) -> tuple[NDArray[Any], list[tuple[int, int, int]]]:
@@ -224,8 +227,7 @@ def save_png(
     path = Path(path)
     if path.exists() and not force:
         raise UserError(f"{path} exists already: choose another name, or say --force to replace it")
-    image = np.asarray(image)
-    if image.ndim not in (2, 3) or image.size == 0:
+    if (image := np.asarray(image)).ndim not in (2, 3) or image.size == 0:
         raise ValueError(f"image has shape {image.shape}, expected (y, x) or (z, y, x)")
     window = default_window(parameter, image) if window is None else window
     if unit is None:

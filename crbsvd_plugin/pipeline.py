@@ -6,7 +6,7 @@ A raw file, a stream and an online host are the same thing here: a header and ac
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import collect
+from .readouts import Group, collect
 from .roles import Roles
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def reconstruct_stream(
     *,
     report: Report | None = None,
     pool: Pool | None = None,
+    check: Callable[[list[Group]], object] | None = None,
 ) -> Iterator[Reconstruction]:
     """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
@@ -57,6 +58,8 @@ def reconstruct_stream(
         Told of the progress: of the stages of every group, or with a pool of the groups that are done.
     pool : Pool, optional
         Workers to spread the groups over, one thread each. The images are those of one thread here, bit for bit.
+    check : callable, optional
+        Called with the groups before the work: refuses what the caller could not use.
 
     Yields
     ------
@@ -87,6 +90,8 @@ def reconstruct_stream(
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
     if config.replicas and scan.noise is None:
         raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
+    if check is not None:
+        check(scan.groups)
     one = partial(
         reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
         config=config, cache=cache,

@@ -12,10 +12,13 @@ import numpy as np
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
+from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
+from .fieldmap import load_b1
 from .fit.fitter import Method, Signals, prepared
 from .fit.result import Maps, stacked
+from .geometry import Geometry
 from .group import Reconstruction
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
@@ -26,7 +29,7 @@ from .progress import Report
 from .quality import KnownNoise, known_noise, tangents_of, with_quality
 from .readouts import is_imaging
 from .recon.misfit import told
-from .volumes import gathered
+from .volumes import gathered, slices_of, stack
 
 logger = logging.getLogger(__name__)
 
@@ -96,15 +99,18 @@ def maps(
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    whose: Entities | None = None,
 ) -> list[Path]:
-    """Reconstruct a raw data file, fit maps and write them; the arguments are those of `recon`.
+    """Reconstruct a raw data file, fit maps and write them.
+
+    The arguments are those of `recon`; with `whose`, `output` is a BIDS tree and the maps are theirs.
 
     Raises
     ------
     UserError
         The input does not fit, or the output exists already or cannot be written.
     """
-    _check_folders(output, force=force)
+    _check_output(output, whose, force=force)
     images, results = _reconstructed(raw, config, report, workers, scheduler)
     by_place = {_place(result, images): result.maps for result in results}
     volumes = []
@@ -112,7 +118,7 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
-    return _write(images, volumes, output, source=raw, method=config.method, force=force)
+    return _write(images, volumes, output, sources=[raw], method=config.method, whose=whose, force=force)
 
 
 def fit(
@@ -122,6 +128,7 @@ def fit(
     *,
     like: str | None,
     mask_level: float,
+    b1: str | None = None,
     std: bool = False,
     force: bool,
     report: Report,
@@ -130,8 +137,11 @@ def fit(
     method: Method = "matching",
     fit_starts: int = 1,
     signals: Signals = "emulated",
+    whose: Entities | None = None,
 ) -> list[Path]:
-    """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
+    """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
+
+    `b1` is a measured map: every voxel is matched with atoms of its B1, see `fit.fixed`.
 
     With `std` also standard deviations and residuals, see `quality`; the noise is what the images' sidecar says.
 
@@ -140,8 +150,9 @@ def fit(
     UserError
         Images and basis do not belong together, or the output exists already or cannot be written.
     """
-    _check_folders(output, force=force)
-    images = CoefficientImages.load(coeff, like=None if like is None else _geometry(like))
+    _check_output(output, whose, force=force)
+    place, step = (None, (0.0, 0.0, 0.0)) if like is None else _place_of(like)
+    images = CoefficientImages.load(coeff, like=place, slice_step=step)
     full = Basis.load(name)
     if images.rank > full.rank:
         raise UserError(
@@ -151,19 +162,25 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
+    if b1 is not None and method != "matching":
+        raise UserError("--b1 belongs to --method matching; leave one of them out")
     fitter = prepared(
         basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, report=report
     )
+    known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
         for i in range(len(images.coeff)):
             volume = images.volume(i)
-            found = fitter.fit(volume, report=report, pool=pool)
+            found = fitter.fit(volume, b1=known, report=report, pool=pool)
             if std:
-                fitted, tangents = tangents_of(fitter, basis, report=report, pool=pool)
+                fitted, tangents = tangents_of(
+                    fitter, basis, known=() if b1 is None else ("B1",), report=report, pool=pool
+                )
                 found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
             volumes.append(found)
-    return _write(images, volumes, output, source=coeff, method=method, force=force)
+    sources = [coeff] if b1 is None else [coeff, b1]
+    return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
 
 
 def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
@@ -173,8 +190,11 @@ def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
     return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
 
 
-def _check_folders(output: str, *, force: bool) -> None:
+def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
     """Refuse maps that are there, of one volume or of several, before the work."""
+    if whose is not None:
+        check_tree(output, whose, force=force)
+        return
     files.check_free(Path(output) / "maps.json", [], kind=MAPS, force=force)
     for folder in sorted(Path(output).glob("volume-*")):
         files.check_free(folder / "maps.json", [], kind=MAPS, force=force)
@@ -184,7 +204,11 @@ def _reconstructed(
     raw: str, config: Config, report: Report, workers: int | None, scheduler: str | None
 ) -> tuple[CoefficientImages, list[Reconstruction]]:
     with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
+        results = list(
+            pipeline.reconstruct_stream(
+                header, items, config, report=report, pool=pool, check=lambda groups: stack(slices_of(groups))
+            )
+        )
     for result in results:
         # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
         if result.misfit.get("ratio", 0.0) > _MISFIT:
@@ -198,17 +222,26 @@ def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]
 
 
 def _write(
-    images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, method: Method, force: bool
+    images: CoefficientImages,
+    volumes: list[Maps],
+    output: str,
+    *,
+    sources: list[str],
+    method: Method,
+    whose: Entities | None,
+    force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
         "EstimationAlgorithm": _ALGORITHMS[method],
-        "Sources": [Path(source).name],
+        "Sources": [Path(source).name for source in sources],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }
     details = {"misfit": images.info["misfit"]} if images.info.get("misfit") else None
+    if whose is not None:
+        return save_bids(volumes, images.affine, output, whose, info=info, force=force)
     with ExitStack() as stack:
         commits = []
         for i, volume in enumerate(volumes):
@@ -219,10 +252,15 @@ def _write(
         return [path for commit in commits for path in commit()]
 
 
-def _geometry(raw: str) -> Any:
+def _place_of(raw: str) -> tuple[Geometry, tuple[float, float, float]]:
+    """Return where the first slice of raw data lies, and the way to the next."""
+    slices: dict[int, Geometry] = {}
     with open_raw(raw) as (header, items):
         # the noise scan, which mostly comes first, lies nowhere
-        first = next((item for item in items if is_imaging(item)), None)
-        if first is None:
-            raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
-        return geometry_of(header, first)
+        for item in items:
+            if is_imaging(item) and item.idx.slice not in slices:
+                slices[item.idx.slice] = geometry_of(header, item)
+    if not slices:
+        raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
+    order, step = stack(slices)
+    return slices[order[0]], step

@@ -208,7 +208,10 @@ def results(*keys: dict[str, int], shape: tuple[int, ...] = (K, 4, 5), digest: s
         Reconstruction(
             key,
             np.full(shape, i + 1, np.complex64),
-            mrd.geometry_of(head(), readout(np.ones((1, 1)), position=key.get("slice", 0) * np.array(STEP))),
+            mrd.geometry_of(
+                header((shape[-1], shape[-2], 1 if len(shape) == 3 else shape[1]), T),
+                readout(np.ones((1, 1)), position=key.get("slice", 0) * np.array(STEP)),
+            ),
             0.5,
             None,
             digest,

@@ -233,6 +233,13 @@ _TRAINING = {
 }  # fmt: skip
 
 
+_BIDS = {
+    "bids": click.option("--bids", is_flag=True, help="Write a BIDS derivatives tree, or add to one."),
+    "subject": click.option("--subject", metavar="LABEL", help="Subject in the BIDS tree, e.g. 01."),
+    "session": click.option("--session", metavar="LABEL", help="Session in the BIDS tree."),
+}
+
+
 def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable[[F], Callable[..., Any]]:
     """Return what gives a verb these options, as one argument of that name."""
 
@@ -256,6 +263,8 @@ training_options = _as_one("training", _TRAINING)
 """Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
 spreading_options = _as_one("cluster", _SPREADING)
 """Give a verb the options of `cluster.spread`, as one argument `cluster`."""
+bids_options = _as_one("tree", _BIDS)
+"""Give a verb that writes maps the options of `bids.entities`, as one argument `tree`."""
 
 
 def number_or_none(text: str, option: str) -> float | None:

@@ -25,6 +25,7 @@ from . import common
 @common.misfit(default=True)
 @common.reading_options
 @common.spreading_options
+@common.bids_options
 @common.force
 @common.verb
 def command(
@@ -37,6 +38,7 @@ def command(
     misfit: bool,
     settings: dict[str, Any],
     cluster: dict[str, Any],
+    tree: dict[str, Any],
     force: bool,
 ) -> None:
     """Reconstruct the raw data RAW (ISMRMRD .h5) in the basis NAME, and fit maps with its dictionary.
@@ -44,9 +46,10 @@ def command(
     Slices and other separate images are what --workers and --scheduler spread, one thread each: a single image gains
     nothing.
     """
-    from .. import run
+    from .. import bids, run
 
+    whose = bids.entities(**tree)
     config = run.config(basis=name, replicas=replicas, misfit=misfit, **fitting, **settings)
     with common.stages() as report:
-        written = run.maps(raw, config, output, force=force, report=report, **cluster)
+        written = run.maps(raw, config, output, force=force, report=report, whose=whose, **cluster)
     click.echo("\n".join(str(path) for path in written))

@@ -16,6 +16,7 @@ from ..progress import Report, counted, silent
 from . import nlls
 from .box import Box
 from .emulator import emulate
+from .fixed import match_fixed
 from .forward import CompressedModel, Simulated
 from .matching import match
 from .result import Maps
@@ -49,12 +50,33 @@ class Fitter:
     forward: CompressedModel | None = None
     n_starts: int = 1
 
-    def fit(self, coeff: NDArray[Any], *, report: Report | None = None, pool: Pool | None = None) -> Maps:
-        """Return the maps of coefficient images (K, *X), made here or on the workers of a pool."""
+    def fit(
+        self,
+        coeff: NDArray[Any],
+        *,
+        b1: NDArray[Any] | None = None,
+        report: Report | None = None,
+        pool: Pool | None = None,
+    ) -> Maps:
+        """Return the maps of coefficient images (K, *X), made here or on the workers of a pool.
+
+        With `b1` (*X), a measured map, every voxel is matched with atoms of its B1; least squares know no such.
+
+        Raises
+        ------
+        ValueError
+            There is a measured B1, and least squares are wanted.
+        """
         report, total = report or silent, int(np.prod(coeff.shape[1:]))
-        maps = match(
-            coeff, self.dictionary, mask_level=self.mask_level, progress=counted(report, "fit", total), pool=pool
-        )
+        options: dict[str, Any] = {
+            "mask_level": self.mask_level, "progress": counted(report, "fit", total), "pool": pool
+        }  # fmt: skip
+        if b1 is None:
+            maps = match(coeff, self.dictionary, **options)
+        elif self.forward is None:
+            maps = match_fixed(coeff, self.dictionary, name="B1", known=b1, **options)
+        else:
+            raise ValueError("a measured B1 is for matching alone")
         report("fit", total, total)  # masked voxels are done too
         if self.forward is None:
             return maps
