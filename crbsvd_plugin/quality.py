@@ -73,12 +73,12 @@ def known_noise(
 
 
 def tangents_of(
-    fitter: Fitter, basis: Basis, *, report: Report = silent, pool: Pool | None = None
+    fitter: Fitter, basis: Basis, *, known: Sequence[str] = (), report: Report = silent, pool: Pool | None = None
 ) -> tuple[list[int], Tangents]:
     """Return the parameters that a fit finds, and the signals and derivatives at its estimates.
 
-    Parameters held fixed count as known. Least squares have their signals; for a match the model of the basis is
-    simulated, see `tangents.compressed_tangents`.
+    Parameters held fixed count as known, and so do those named, which were measured. Least squares have their signals;
+    for a match the model of the basis is simulated, see `tangents.compressed_tangents`.
     """
     dictionary, forward = fitter.dictionary, fitter.forward
     box = Box.around(dictionary.parameters, dictionary.theta) if forward is None else forward.box
@@ -91,7 +91,8 @@ def tangents_of(
         progress = counted(report, "derivatives", len(theta))
         return compressed_tangents(theta, basis=basis, progress=progress, pool=pool)
 
-    return np.flatnonzero(box.free).tolist(), tangents
+    fitted = [i for i, p in enumerate(dictionary.parameters) if box.free[i] and p.name not in known]
+    return fitted, tangents
 
 
 def with_quality(

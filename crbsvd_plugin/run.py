@@ -174,7 +174,9 @@ def fit(
             volume = images.volume(i)
             found = fitter.fit(volume, b1=known, report=report, pool=pool)
             if std:
-                fitted, tangents = tangents_of(fitter, basis, report=report, pool=pool)
+                fitted, tangents = tangents_of(
+                    fitter, basis, known=() if b1 is None else ("B1",), report=report, pool=pool
+                )
                 found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
             volumes.append(found)
     sources = [coeff] if b1 is None else [coeff, b1]

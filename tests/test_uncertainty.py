@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ import cli_case
 import numpy as np
 import pytest
 
-from crbsvd_plugin import crb
+from crbsvd_plugin import crb, pipeline
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.fit.fitter import Fitter
 from crbsvd_plugin.fit.result import Maps, stacked
 from crbsvd_plugin.fit.spread import Noise, spread
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.quality import known_noise, with_quality
+from crbsvd_plugin.quality import known_noise, tangents_of, with_quality
 from crbsvd_plugin.recon.misfit import misfit, told
 from crbsvd_plugin.recon.objective import objective
 from crbsvd_plugin.recon.penalty import penalty
@@ -328,6 +330,16 @@ def test_maps_have_the_bound_at_the_estimate(here: Path, method: str) -> None:
     assert "exact compressed Cramer-Rao bound" in sidecar["Description"]
     plain, _ = load_map(here / method / "MISFITmap.nii.gz")
     assert ((plain[fitted] > 0) & (plain[fitted] < 1)).all()
+
+
+def test_what_is_measured_or_fixed_counts_as_known(here: Path) -> None:
+    basis, dictionary = pipeline.load("b", rank=None, with_dictionary=True)
+    assert dictionary is not None
+    assert tangents_of(Fitter(dictionary), basis)[0] == [0, 1]
+    assert tangents_of(Fitter(dictionary), basis, known=("T1",))[0] == [1]
+    theta = dictionary.theta.copy()
+    theta[:, 1] = 0.1
+    assert tangents_of(Fitter(replace(dictionary, theta=theta)), basis)[0] == [0]
 
 
 def test_noise_of_slices_may_differ(here: Path) -> None:
