@@ -68,8 +68,7 @@ def verb(function: F) -> Callable[..., Any]:
     @click.option("-v", "--verbose", is_flag=True, help="Say more.")
     @functools.wraps(function)
     def wrapped(*, n_threads: int | None, verbose: bool, **options: Any) -> Any:
-        _log_to_stderr(verbose)
-        with threads.limit(n_threads):
+        with _log_to_stderr(verbose), threads.limit(n_threads):
             return function(**options)
 
     return wrapped
@@ -306,12 +305,17 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             bar.close()
 
 
-def _log_to_stderr(verbose: bool) -> None:
+@contextmanager
+def _log_to_stderr(verbose: bool) -> Iterator[None]:
+    """Show what the package logs, as long as the verb runs."""
     logger = logging.getLogger("crbsvd_plugin")
+    before = logger.level
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    for handler in [h for h in logger.handlers if getattr(h, "of_crbsvd", False)]:
-        logger.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
-    handler.of_crbsvd = True  # type: ignore[attr-defined]
     handler.setFormatter(logging.Formatter("crbsvd: %(message)s"))
     logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
