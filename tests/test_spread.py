@@ -36,7 +36,7 @@ from crbsvd_plugin.readouts import Group
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")  # Dask needs it
 SLICES = 4
-MAPS = ("maps", "raw.h5", "basis_0.5", "--iterations", "500")
+MAPS = ("maps", "raw.h5", "basis_0.5", "--iterations", "500", "--no-std", "--no-misfit")
 
 
 @pytest.fixture(scope="module")
