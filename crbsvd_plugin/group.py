@@ -212,11 +212,17 @@ def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
     """Refuse images that need more memory than there is left."""
     held = sum(group.ksp.nbytes + group.traj.nbytes for group in groups)
     for group in groups:
-        n_receivers, n_readouts, n_samples = group.ksp.shape
-        problem = Problem(
-            shape=group.shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
-            n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
-            solver=config.chosen_solver, preconditioned=config.preconditioner != "none",
-            n_threads=threads.count(), n_images=len(groups), misfit=config.misfit, replicas=config.replicas > 0,
-        )  # fmt: skip
-        check(problem, held=held)
+        check(problem_of(group.ksp.shape, group.shape, basis, config, n_images=len(groups)), held=held)
+
+
+def problem_of(
+    ksp_shape: tuple[int, ...], shape: tuple[int, ...], basis: Basis, config: Config, *, n_images: int
+) -> Problem:
+    """Return what decides the memory of an image X = `shape` of k-space (C, R, S), one of `n_images`."""
+    n_receivers, n_readouts, n_samples = ksp_shape
+    return Problem(
+        shape=shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
+        n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
+        solver=config.chosen_solver, preconditioned=config.preconditioner != "none", n_threads=threads.count(),
+        n_images=n_images, misfit=config.misfit, replicas=config.replicas > 0,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__, display
-from .geometry import Geometry
+from .geometry import Geometry, array_shape
 from .mapfile import MapFile, map_files
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def images_of(
     ValueError
         Maps and geometry have different sizes.
     """
-    expected = geometry.shape[::-1] if geometry.shape[2] > 1 else geometry.shape[1::-1]
-    if np.shape(maps.mask) not in (expected, geometry.shape[::-1]):
+    if np.shape(maps.mask) not in (array_shape(geometry.shape), geometry.shape[::-1]):
         raise ValueError(f"maps have shape {np.shape(maps.mask)}, the geometry {geometry.shape} (x, y, z)")
     return [
         _image(volume, geometry, number, key or {}, digest, acquisition, windows or {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UserError
-from .geometry import Geometry
+from .geometry import Geometry, array_shape
 from .lines import is_cartesian, line_positions
 from .memory import available
 from .mrd_header import geometry_of, limits
@@ -64,8 +64,7 @@ class Group:
     @property
     def shape(self) -> tuple[int, ...]:
         """Image size X: (y, x), or (z, y, x) for a volume."""
-        n_x, n_y, n_z = self.geometry.shape
-        return (n_y, n_x) if n_z == 1 else (n_z, n_y, n_x)
+        return array_shape(self.geometry.shape)
 
     @property
     def fov(self) -> tuple[float, ...]:

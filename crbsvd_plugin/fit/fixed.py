@@ -16,7 +16,7 @@ import numpy as np
 from ..cluster import Pool
 from ..dictionary import Dictionary
 from ..errors import UserError
-from .matching import match
+from .matching import foreground, match
 from .result import Maps
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def match_fixed(
         The dictionary has no grid of the parameter, or no voxel that could be fitted has a value.
     """
     values = slabs(dictionary, name)
-    # one atom is enough to learn which voxels would be fitted
-    wanted = match(coeff, _part(dictionary, slice(1)), mask_level=mask_level).mask
+    wanted = foreground(coeff, mask_level)
     mask = wanted & np.isfinite(known)
     lacking = int(wanted.sum() - mask.sum())
     if wanted.any() and not mask.any():
@@ -98,8 +97,8 @@ def match_fixed(
     for number, part in enumerate(_parts(dictionary, name, values)):
         here = slab == number
         if here.any():
-            found = match(np.where(here, coeff, 0), part, mask_level=0, progress=progress, pool=pool)
-            theta, m0, edge = theta + found.theta, m0 + found.m0, edge | found.edge
+            found = match(coeff[:, here], part, mask_level=0, progress=progress, pool=pool)
+            theta[:, here], m0[here], edge[here] = found.theta, found.m0, found.edge
     return Maps(dictionary.parameters, theta, m0, edge | beyond, mask)
 
 
