@@ -138,20 +138,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Options of the backend bart alone."""
         return BartOptions(self.bart_terms, self.bart_lowmem)
 
-    @property
-    def chosen_solver(self) -> Solver:
-        """The solver that these settings ask for; refuses those that do not go together."""
-        if self.start != "zero" and self.backend == "sigpy":
-            raise UserError(
-                f"start is {self.start}, but sigpy begins with zero; leave it out, or take the backend native"
-            )
+    def check(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises
+        ------
+        UserError
+            There are some.
+        """
+        self.choose_solver()
         if self.replicas and not (self.fit and self.std):
             raise UserError(
                 f"replicas is {self.replicas}, but no standard deviations are wanted; leave one of them out"
             )
+
+    def choose_solver(self) -> Solver:
+        """Return the solver that these settings ask for, see `recon.choose_solver`."""
         return choose_solver(
             self.solver, regulariser=self.regulariser, lam=self.lam, shift=self.shift, tolerance=self.tolerance,
-            backend=self.backend, bart_options=self.bart_options, preconditioner=self.preconditioner,
+            backend=self.backend, bart_options=self.bart_options, preconditioner=self.preconditioner, start=self.start,
         )  # fmt: skip
 
     def kept_coils(self, n_receivers: int) -> int:

@@ -45,7 +45,7 @@ def default_window(parameter: str, image: ArrayLike) -> Window:
         return 1 / high, 1 / low
     values = np.asarray(image, float)
     values = values[np.isfinite(values) & (values != 0)]
-    if not values.size:
+    if values.size == 0:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(values, (1, 99)))
     size = max(abs(low), abs(high))
@@ -75,7 +75,8 @@ def position(values: ArrayLike, window: Window, *, parameter: str) -> NDArray[np
     if not (np.isfinite(low) and np.isfinite(high) and low < high) or (logarithmic and low < 0):
         need = "0 <= low < high" if logarithmic else "low < high"
         raise UserError(f"window {low:g} to {high:g} of {parameter}: expected {need}; give other limits")
-    x, knee = np.clip(np.asarray(values, np.float64), low, high), high / np.e
+    x = np.clip(np.asarray(values, np.float64), low, high)
+    knee = high / np.e
     place: NDArray[np.float64]
     if not logarithmic:
         place = (x - low) / (high - low)
@@ -182,8 +183,9 @@ def upright(affine: ArrayLike | None) -> Upright:
     sides = ("RL", "AP", "SI")[axes[across]] + ("RL", "AP", "SI")[axes[down]]
     plane = ("sagittal", "coronal", "axial")[axes[2]]
     caption = plane if plane == "sagittal" else f"{plane}, radiological (R is at the left)"
-    flip = bool(signs[down] > 0), bool(signs[across] > 0)
-    return Upright(swap, flip, sides, float(size[down] / size[across]), caption)
+    return Upright(
+        swap, (bool(signs[down] > 0), bool(signs[across] > 0)), sides, float(size[down] / size[across]), caption
+    )
 
 
 def montage(slices: NDArray[Any], view: Upright) -> tuple[NDArray[Any], list[tuple[int, int, int]]]:
@@ -227,7 +229,8 @@ def save_png(
     path = Path(path)
     if path.exists() and not force:
         raise UserError(f"{path} exists already: choose another name, or say --force to replace it")
-    if (image := np.asarray(image)).ndim not in (2, 3) or image.size == 0:
+    image = np.asarray(image)
+    if image.ndim not in (2, 3) or image.size == 0:
         raise ValueError(f"image has shape {image.shape}, expected (y, x) or (z, y, x)")
     window = default_window(parameter, image) if window is None else window
     if unit is None:

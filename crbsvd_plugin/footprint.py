@@ -100,13 +100,14 @@ class Problem:
         chunk = min(chunk_bytes(self.kernels), n_samples * sample_bytes(n_dims, _COMPLEX))
         making = self.kernels + sens + images + positions + n_samples * _REAL + chunk
         making += math.prod(doubled) * _COMPLEX + _fine_grid(doubled, 1.25)
-        solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images
+        making += data if kept else 0
         inverse = self.kernels // 2**n_dims if self.preconditioned else 0
-        # two K x K matrices for every voxel, from which the triangles of the inverse are cut
-        inverting = self.kernels + sens + images + 2 * self.rank**2 * n_voxels * _REAL * (1 if self.real else 2)
-        solving += inverse
-        solving = max(solving, inverting + 2 * inverse) if self.preconditioned else solving
-        making, solving = making + (data if kept else 0), solving + kept
+        solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images + inverse
+        if self.preconditioned:
+            # two K x K matrices for every voxel, from which the triangles of the inverse are cut
+            matrices = 2 * self.rank**2 * n_voxels * _REAL * (1 if self.real else 2)
+            solving = max(solving, self.kernels + sens + images + matrices + 2 * inverse)
+        solving += kept
         found = {
             READING: reading, "calibration": calibrating, "right-hand side": adjoint, "kernels": making,
             "iterations": solving,

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MISFIT = 2.0
+"""Above this, what data and basis do not have in common is more than the noise."""
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -126,7 +129,9 @@ def reconstruct_group(
     coeff, covariance, found = _coefficients(box, basis, config, cache, report)
     figures = {} if found is None else found.figures(noise_known=sigma > 0)
     if figures:
-        logger.info("image %s: %s", key, told(figures))
+        # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
+        strange = figures.get("ratio", 0.0) > _MISFIT
+        logger.log(logging.WARNING if strange else logging.INFO, "image %s: %s", key, told(figures))
     maps = None
     if fitter is not None:
         maps = fitter.fit(coeff, report=report)
@@ -223,6 +228,6 @@ def problem_of(
     return Problem(
         shape=shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
         n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
-        solver=config.chosen_solver, preconditioned=config.preconditioner != "none", n_threads=threads.count(),
+        solver=config.choose_solver(), preconditioned=config.preconditioner != "none", n_threads=threads.count(),
         n_images=n_images, misfit=config.misfit, replicas=config.replicas > 0,
     )  # fmt: skip

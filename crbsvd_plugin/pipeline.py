@@ -73,7 +73,7 @@ def reconstruct_stream(
     """
     report = report or silent
     # before the data are read
-    _ = config.chosen_solver  # options that do not go together
+    config.check()
     list((pool or Pool()).map(_check_programs, [config]))  # where the work will be done
     cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder
     if pool is not None and cache is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,7 @@ from .mrd_header import geometry_of
 from .progress import Report
 from .quality import KnownNoise, known_noise, tangents_of, with_quality
 from .readouts import is_imaging
-from .recon.misfit import told
-from .volumes import gathered, slices_of, stack
-
-logger = logging.getLogger(__name__)
-
-_MISFIT = 2.0
-"""Above this, what data and basis do not have in common is more than the noise."""
+from .volumes import gathered, place_of, slices_of, stack
 
 _ALGORITHMS: dict[Method, str] = {
     "matching": "dictionary matching in the compressed domain",
@@ -112,7 +105,7 @@ def maps(
     """
     _check_output(output, whose, force=force)
     images, results = _reconstructed(raw, config, report, workers, scheduler)
-    by_place = {_place(result, images): result.maps for result in results}
+    by_place = {place_of(result, images): result.maps for result in results}
     volumes = []
     for repetition in range(len(images.coeff)):
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
@@ -151,7 +144,7 @@ def fit(
         Images and basis do not belong together, or the output exists already or cannot be written.
     """
     _check_output(output, whose, force=force)
-    place, step = (None, (0.0, 0.0, 0.0)) if like is None else _place_of(like)
+    place, step = (None, (0.0, 0.0, 0.0)) if like is None else _place_of_raw(like)
     images = CoefficientImages.load(coeff, like=place, slice_step=step)
     full = Basis.load(name)
     if images.rank > full.rank:
@@ -209,16 +202,7 @@ def _reconstructed(
                 header, items, config, report=report, pool=pool, check=lambda groups: stack(slices_of(groups))
             )
         )
-    for result in results:
-        # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
-        if result.misfit.get("ratio", 0.0) > _MISFIT:
-            logger.warning("image %s: %s", result.key, told(result.misfit))
     return gathered(results, config), results
-
-
-def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:
-    others = {name: value for name, value in result.key.items() if name != "slice"}
-    return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
 
 
 def _write(
@@ -252,7 +236,7 @@ def _write(
         return [path for commit in commits for path in commit()]
 
 
-def _place_of(raw: str) -> tuple[Geometry, tuple[float, float, float]]:
+def _place_of_raw(raw: str) -> tuple[Geometry, tuple[float, float, float]]:
     """Return where the first slice of raw data lies, and the way to the next."""
     slices: dict[int, Geometry] = {}
     with open_raw(raw) as (header, items):

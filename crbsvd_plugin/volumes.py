@@ -115,7 +115,7 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "sens": config.sens, "backend": config.backend, "bart_terms": list(config.bart_terms),
         "bart_lowmem": config.bart_lowmem, "regulariser": None if by_terms else config.regulariser,
         "lam": None if by_terms else config.lam, "lam_scaling": config.scaling, "block": config.block,
-        "shift": config.shift, "solver": config.chosen_solver, "iterations": config.iterations,
+        "shift": config.shift, "solver": config.choose_solver(), "iterations": config.iterations,
         "start": config.start, "preconditioner": config.preconditioner,
         "tolerance": config.tolerance, "scaling": "unitary",
         # of every repetition and slice, where they differ
@@ -125,6 +125,14 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "misfit": [result.key | result.misfit for result in results if result.misfit],
     }  # fmt: skip
     return CoefficientImages(coeff, geometries[slices[0]], step, results[0].digest, info)
+
+
+def place_of(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:
+    """Return repetition and slice of a group in the images that were `gathered`."""
+    return (
+        images.info["groups"].index(dict(_without_slice(result.key))),
+        images.info["slices"].index(result.key.get("slice", 0)),
+    )
 
 
 def _without_slice(key: dict[str, int]) -> tuple[tuple[str, int], ...]:

@@ -141,11 +141,9 @@ def reconstruct(
     penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)  # refuses what it does not know
     solver = choose_solver(
         solver, regulariser=regulariser, lam=lam, shift=shift, tolerance=tolerance, backend=backend,
-        bart_options=bart_options, preconditioner=preconditioner,
+        bart_options=bart_options, preconditioner=preconditioner, start=start if isinstance(start, str) else "images",
     )  # fmt: skip
     if backend == "sigpy":
-        if not isinstance(start, str) or start != "zero":
-            raise UserError("sigpy begins with zero; leave start out, or take the backend native")
         from . import sigpy_app
 
         # lam means the same in any scaling of the data: l2 is all that sigpy is given

@@ -47,8 +47,9 @@ def choose_solver(
     lam: float = 0.0,
     bart_options: BartOptions = PLAIN,
     preconditioner: Preconditioner = "none",
+    start: str = "zero",
 ) -> Solver:
-    """Return the solver that these options ask for, see `reconstruct`.
+    """Return the solver that these options ask for, see `reconstruct`; `start` is a name, or "images".
 
     Raises
     ------
@@ -68,6 +69,8 @@ def choose_solver(
         raise UserError(f"preconditioner is {preconditioner!r}, expected one of {', '.join(PRECONDITIONERS)}")
     if preconditioner != "none" and (solver != "cg" or backend != "native"):
         raise UserError(f"preconditioner is {preconditioner}, which is for cg in the backend native; leave it out")
+    if backend == "sigpy" and start != "zero":
+        raise UserError(f"start is {start}, but sigpy begins with zero; leave it out, or take the backend native")
     if backend == "sigpy" and (regulariser != "l2" or solver != "cg" or tolerance):
         raise UserError("sigpy solves l2 by cg, and stops by iterations alone; leave the other options out")
     if backend == "bart":
