@@ -136,9 +136,12 @@ def reconstruct_group(
     if fitter is not None:
         maps = fitter.fit(coeff, report=report)
         if config.std:
-            noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
+            noise = known_noise(
+                sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name,
+                bounded=fitter.perk is None,
+            )  # fmt: skip
             fitted, tangents = tangents_of(fitter, basis, report=report)
-            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
+            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 

@@ -32,6 +32,7 @@ from .volumes import gathered, place_of, slices_of, stack
 _ALGORITHMS: dict[Method, str] = {
     "matching": "dictionary matching in the compressed domain",
     "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+    "perk": "kernel regression (PERK) in the compressed domain, trained on noisy atoms of a dictionary",
 }
 
 
@@ -158,8 +159,9 @@ def fit(
     if b1 is not None and method != "matching":
         raise UserError("--b1 belongs to --method matching; leave one of them out")
     fitter = prepared(
-        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, report=report
-    )
+        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, name=name,
+        report=report,
+    )  # fmt: skip
     known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
@@ -170,17 +172,21 @@ def fit(
                 fitted, tangents = tangents_of(
                     fitter, basis, known=() if b1 is None else ("B1",), report=report, pool=pool
                 )
-                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
+                noise = _noise(images, i, bounded=fitter.perk is None)
+                found = with_quality(
+                    found, volume, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk
+                )
             volumes.append(found)
     sources = [coeff] if b1 is None else [coeff, b1]
     return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
 
 
-def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+def _noise(images: CoefficientImages, repetition: int, *, bounded: bool) -> KnownNoise:
     """Return the noise of a volume, as far as the sidecar of the images tells it."""
     sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
     penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
-    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
+    of_slices = sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0])
+    return known_noise(of_slices, None, penalty=penalty, bounded=bounded)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:

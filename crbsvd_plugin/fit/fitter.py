@@ -13,19 +13,20 @@ from ..cluster import Pool
 from ..dictionary import Dictionary
 from ..errors import UserError
 from ..progress import Report, counted, silent
-from . import nlls
+from . import nlls, perk
 from .box import Box
 from .emulator import emulate
 from .fixed import match_fixed
 from .forward import CompressedModel, Simulated
 from .matching import match
+from .perk import Perk
 from .result import Maps
 from .starts import distinct_starts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Method = Literal["matching", "nlls"]
+Method = Literal["matching", "nlls", "perk"]
 Signals = Literal["emulated", "exact"]
 
 
@@ -43,12 +44,15 @@ class Fitter:
         Signals for least squares from the best atom; None: matching alone.
     n_starts : int
         Number of starts of each voxel.
+    perk : Perk, optional
+        A kernel regression, instead of the dictionary.
     """
 
     dictionary: Dictionary
     mask_level: float = 0.05
     forward: CompressedModel | None = None
     n_starts: int = 1
+    perk: Perk | None = None
 
     def fit(
         self,
@@ -60,20 +64,22 @@ class Fitter:
     ) -> Maps:
         """Return the maps of coefficient images (K, *X), made here or on the workers of a pool.
 
-        With `b1` (*X), a measured map, every voxel is matched with atoms of its B1; least squares know no such.
+        With `b1` (*X), a measured map, every voxel is matched with atoms of its B1; other methods know no such.
 
         Raises
         ------
         ValueError
-            There is a measured B1, and least squares are wanted.
+            There is a measured B1, and another method than matching is wanted.
         """
         report, total = report or silent, int(np.prod(coeff.shape[1:]))
         options: dict[str, Any] = {
             "mask_level": self.mask_level, "progress": counted(report, "fit", total), "pool": pool
         }  # fmt: skip
-        if b1 is None:
+        if b1 is None and self.perk is not None:
+            maps = perk.fit(coeff, self.perk, **options)
+        elif b1 is None:
             maps = match(coeff, self.dictionary, **options)
-        elif self.forward is None:
+        elif self.forward is None and self.perk is None:
             maps = match_fixed(coeff, self.dictionary, name="B1", known=b1, **options)
         else:
             raise ValueError("a measured B1 is for matching alone")
@@ -92,6 +98,7 @@ def prepared(
     dictionary: Dictionary,
     *,
     method: Method = "matching",
+    name: str | None = None,
     mask_level: float = 0.05,
     n_starts: int = 1,
     signals: Signals = "emulated",
@@ -105,8 +112,10 @@ def prepared(
         The basis, whose sidecar says what the model is.
     dictionary : Dictionary
         Its dictionary, whose ranges are those of the fit.
-    method : {"matching", "nlls"}
-        The best atom, or nonlinear least squares from there.
+    method : {"matching", "nlls", "perk"}
+        The best atom, nonlinear least squares from there, or kernel regression.
+    name : str, optional
+        Name of the basis, beside which perk finds what it was trained to.
     mask_level : float
         See `matching.match`.
     n_starts : int
@@ -119,14 +128,21 @@ def prepared(
     Raises
     ------
     UserError
-        An option does not belong to the method, there are too few coefficients, or there can be no emulator.
+        An option does not belong to the method, there are too few coefficients, there can be no emulator, or nothing
+        was trained for this basis.
+    ValueError
+        perk is not told the name of the basis.
     """
     if n_starts < 1:
         raise UserError(f"--fit-starts is {n_starts}, expected at least 1")
-    if method == "matching":
+    if method != "nlls":
         if n_starts != 1 or signals != "emulated":
             raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
-        return Fitter(dictionary, mask_level)
+        if method == "matching":
+            return Fitter(dictionary, mask_level)
+        if name is None:
+            raise ValueError("perk needs the name of the basis")
+        return Fitter(dictionary, mask_level, perk=Perk.load(name, basis))
     box = Box.around(dictionary.parameters, dictionary.theta)
     nlls.check_rank(basis.rank, int(box.free.sum()))
     exact = Simulated(models.smooth(basis.info["model"]), basis.phi, box)
