@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from . import __version__, files, request
 from .assess import assess
 from .basis import FORMAT, Basis, plain
@@ -164,8 +166,11 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
     held_out = _held_out(spec.prior, model)
     planned = Plan(asked, model, training, atoms, held_out, name, force)
     asked.check(planned.training, rank=asked.rank, crb_weights=[asked.crb_weight])
-    if asked.perk and atoms is None:
-        raise UserError("--perk learns from the dictionary, but --atoms is none; leave one of them out")
+    if asked.perk:
+        if atoms is None:
+            raise UserError("--perk learns from the dictionary, but --atoms is none; leave one of them out")
+        theta = np.concatenate([part.theta for part in atoms.atoms(model.parameters)])
+        perk_training.learned(asked.rank, model.parameters, theta)
     names = members(name, with_dictionary=atoms is not None, with_perk=asked.perk)
     asked.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
     return planned

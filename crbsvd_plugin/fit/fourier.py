@@ -1,7 +1,7 @@
 """Regression on random Fourier features, compiled.
 
 The features of a voxel are never in memory: each is made, multiplied with its weights and forgotten, for a tile of
-voxels at a time whose sums stay in the cache. Products of whole matrices (BLAS) would write and read a thousand of them.
+voxels at a time whose sums stay in the cache. Products of matrices (BLAS) would write and read a thousand of them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Parameters by kernel regression, from coefficients at once: no dictionary, n
     y(c) = a + sum_j w_j cos(2 pi (f_j . x(c) + t_j))
 
 with the regressors x of `regressors` and random Fourier features, whose products stand for a Gaussian kernel of x. The
-outputs y are the scaled coordinates of the free parameters (`box.Box`: logarithms of relaxation times), log ||phi^H s||,
+outputs y are scaled coordinates of the free parameters (`box.Box`: logarithms of relaxation times), log ||phi^H s||,
 and the real and imaginary parts of the unit-norm signal d, all of which are smooth in theta. Weights come from noisy
 fingerprints (`perk_training`), so y is the mean of what could have given c: it shrinks towards the middle of the prior
 where noise leaves much open. M0 = u^H c / ||phi^H s|| with u = d / ||d||.

@@ -1,7 +1,7 @@
 """Train a kernel regression on noisy fingerprints of a dictionary.
 
 Every draw is an atom with white noise of another size, ||c|| / sigma from 10 to 1000, evenly in its logarithm. The loss
-is weighted with ||c|| / sigma, for errors of good voxels are small: without it the noisy ones would decide, and the good
+is weighted with ||c|| / sigma, for errors of good voxels are small: without it the noisy ones would decide, and good
 ones be left with a bias. Lengths of the kernel are multiples of the standard deviation of each regressor; that multiple
 and the ridge are chosen on other atoms than those of the training.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..dictionary import Dictionary
 from ..errors import UserError
+from ..model import Parameter
 from ..progress import Report, counted, silent
 from .box import Box
 from .nlls import check_rank
@@ -32,7 +33,7 @@ RATIO = (10.0, 1000.0)
 """||c|| / sigma of the draws."""
 _HELD_OUT = 0.2
 _LENGTHS = (1.0, 2.0, 4.0)
-_RIDGES = tuple(10.0**e for e in range(-8, -3))
+_RIDGES = tuple(10.0**e for e in range(-11, -4))
 _AT_ONCE = 4096
 
 
@@ -72,10 +73,7 @@ def train(
     UserError
         There is nothing to regress, or there are too few coefficients or atoms.
     """
-    box = Box.around(dictionary.parameters, dictionary.theta)
-    if not box.free.any():
-        raise UserError("all atoms of the dictionary have the same parameters, expected some to be learned (--perk)")
-    check_rank(dictionary.rank, int(box.free.sum()))
+    box = learned(dictionary.rank, dictionary.parameters, dictionary.theta)
     rng = np.random.default_rng(seed)
     usable = rng.permutation(np.flatnonzero(dictionary.norm > 0))
     n_held_out = math.ceil(_HELD_OUT * len(usable))
@@ -123,6 +121,21 @@ def train(
     )  # fmt: skip
 
 
+def learned(rank: int, parameters: tuple[Parameter, ...], theta: NDArray[Any]) -> Box:
+    """Return the box that a regression of K = `rank` coefficients learns from atoms theta (B, P).
+
+    Raises
+    ------
+    UserError
+        There is nothing to regress, or there are too few coefficients.
+    """
+    box = Box.around(parameters, theta)
+    if not box.free.any():
+        raise UserError("all atoms of the dictionary have the same parameters, expected some to be learned (--perk)")
+    check_rank(rank, int(box.free.sum()))
+    return box
+
+
 def _draws(
     atoms: NDArray[np.intp],
     dictionary: Dictionary,
@@ -161,10 +174,10 @@ def _moments(draws: _Draws, frequencies: NDArray[np.float32], turns: NDArray[np.
 
 
 def _solved(gram: NDArray[np.float64], cross: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
-    """Return the weights (n, O) that a ridge, relative to the mean variance of a feature, allows."""
+    """Return the weights (n, O) that a ridge, relative to the variance of all features together, allows."""
     from scipy.linalg import cho_factor, cho_solve
 
-    damped = gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
+    damped = gram + ridge * np.trace(gram) * np.eye(len(gram))
     return np.asarray(cho_solve(cho_factor(damped), cross))
 
 

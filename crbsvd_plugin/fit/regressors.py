@@ -5,8 +5,8 @@ r"""Real numbers that tell the direction of complex coefficients, whatever their
 are m columns of c c^H / ||c||^2, on which a phase or a scale of c has no influence. They are polynomials over
 ||c||^2: smooth also where a phase would jump. V are the principal axes of the unit-norm atoms, so that a basis of the
 same subspace gives the same x, each turned so that what is real but for a common phase comes out real. One column tells
-everything where c'_1 is not zero, as for MRF-FISP, whose atoms have at least half of their norm there; of other sequences
-there are as many as it takes for every atom to have 0.3 of its norm among c'_1 .. c'_m.
+everything where c'_1 is not zero, as for MRF-FISP, whose atoms have at least half of their norm there; other sequences
+get as many as it takes for every atom to have 0.3 of its norm among c'_1 .. c'_m.
 """
 
 from __future__ import annotations
