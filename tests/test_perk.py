@@ -160,8 +160,9 @@ def test_errors_are_near_the_bound_and_near_those_of_matching(
 ) -> None:
     """In units of the Cramer-Rao bound the root mean square error is sqrt(1 + bias^2).
 
-    A bias may be half of the noise at a ratio of 50, three quarters at 200, where the noise is a quarter of that (and the
-    steps of matching show, too). The mean over 4000 voxels has an error of 1 / sqrt(8000) = 1 %. Off the edges, where all is biased.
+    A bias may be half of the noise at a ratio of 50, three quarters at 200, where the noise is a quarter of that (and
+    steps of matching show, too). The mean over 4000 voxels has an error of 1 / sqrt(8000) = 1 %. Edges are left out,
+    where every estimate is biased.
     """
     most = np.sqrt(1 + bias**2)
     forward, fit = emulated(), trained()
