@@ -3,8 +3,8 @@
 MRF-FISP, K = 5: white and grey matter, fat and cerebrospinal fluid (CSF), as many voxels of each as make 65,536, with
 random phases and white noise at two SNR = M0 / sigma_coeff. The others fit every 16th of these voxels, and their times
 are multiplied: matching with the 123,962 atoms of the default dictionary, least squares from the best of them, all with
-emulated signals. Bias and root mean square error (RMSE) are printed in percent, and the RMSE in units of the Cramer-Rao bound,
-which unbiased estimates cannot go below.
+emulated signals. Bias and root mean square error (RMSE) are printed in percent, and the RMSE in units of the Cramer-Rao
+bound, which unbiased estimates cannot go below.
 
 Times are those in this process, from voxels to maps, the median of three after a warm-up; training, dictionary and
 emulator are made before. The rate of products is printed beside that of a matrix product in single precision.
@@ -69,9 +69,9 @@ def perk() -> list[harness.Result]:
             found, seconds = _timed(partial(fitters[name].fit, coeff[:, ::_SHARE]))
             also = _told(name, snr, found, truth[::_SHARE], bound / snr)
             seconds *= _SHARE
-            megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            megabytes, case = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, f"perk-snr{snr:.0f}-{name[:5]}"
             results.append(harness.Result(
-                f"perk-snr{snr:.0f}-{name[:5]}", ours, f"our {name}", seconds, seconds / ours, megabytes, megabytes, error, also
+                case, ours, f"our {name}", seconds, seconds / ours, megabytes, megabytes, error, also
             ))  # fmt: skip
     return results
 
