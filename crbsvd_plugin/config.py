@@ -81,7 +81,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mask_level : float
         Voxels with less signal than this share of the image's are not fitted, see `match`.
     method : str
-        matching, or nlls: nonlinear least squares from there, see `fit.nlls`.
+        matching, nlls: nonlinear least squares from there, see `fit.nlls`, or perk: a kernel regression that was
+        trained with the basis, see `fit.perk`.
     fit_starts : int
         Distinct starts of each voxel, for nlls.
     signals : str

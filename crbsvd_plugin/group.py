@@ -141,9 +141,12 @@ def reconstruct_group(
         known = {name: field.on(geometry.affine, coeff.shape[1:]) for name, field in measured.items()}
         maps = fitter.fit(coeff, known=known, report=report)
         if config.std:
-            noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
+            noise = known_noise(
+                sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name,
+                bounded=fitter.perk is None,
+            )  # fmt: skip
             fitted, tangents = tangents_of(fitter, basis, known=known, report=report)
-            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
+            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 

@@ -84,7 +84,7 @@ def reconstruct_stream(
     if dictionary is not None:
         fitter = prepared(
             basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
-            signals=config.signals, known=measured, report=report,
+            signals=config.signals, known=measured, name=config.basis, report=report,
         )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)

@@ -31,6 +31,7 @@ from .volumes import gathered, place_of, slices_of, stack
 _ALGORITHMS: dict[Method, str] = {
     "matching": "dictionary matching in the compressed domain",
     "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+    "perk": "kernel regression (PERK) in the compressed domain, trained on noisy atoms of a dictionary",
 }
 
 
@@ -159,7 +160,7 @@ def fit(
     measured = fieldmap.load(b1=b1, b0=b0)
     fitter = prepared(
         basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, known=measured,
-        report=report,
+        name=name, report=report,
     )  # fmt: skip
     known = {name: field.on(images.affine, images.volume(0).shape[1:]) for name, field in measured.items()}
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
@@ -169,17 +170,21 @@ def fit(
             found = fitter.fit(volume, known=known, report=report, pool=pool)
             if std:
                 fitted, tangents = tangents_of(fitter, basis, known=known, report=report, pool=pool)
-                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
+                noise = _noise(images, i, bounded=fitter.perk is None)
+                found = with_quality(
+                    found, volume, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk
+                )
             volumes.append(found)
     sources = [coeff, b1, b0]
     return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
 
 
-def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+def _noise(images: CoefficientImages, repetition: int, *, bounded: bool) -> KnownNoise:
     """Return the noise of a volume, as far as the sidecar of the images tells it."""
     sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
     penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
-    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
+    of_slices = sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0])
+    return known_noise(of_slices, None, penalty=penalty, bounded=bounded)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:

@@ -85,8 +85,8 @@ _FITTING = {
         help="Fit no voxels below this share of the signal.",
     ),
     "method": click.option(
-        "--method", type=click.Choice(["matching", "nlls"]), default="matching", show_default=True,
-        help="The best atom of the dictionary, or nonlinear least squares from there.",
+        "--method", type=click.Choice(["matching", "nlls", "perk"]), default="matching", show_default=True,
+        help="The best atom of the dictionary, nonlinear least squares from there, or the regression of basis --perk.",
     ),
     "fit_starts": click.option(
         "--fit-starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",

@@ -14,19 +14,20 @@ from ..cluster import Pool
 from ..dictionary import Dictionary
 from ..errors import UserError
 from ..progress import Report, counted, silent
-from . import nlls
+from . import nlls, perk
 from .box import Box
 from .emulator import emulate
 from .fixed import beyond, match_fixed
 from .forward import CompressedModel, Simulated
 from .matching import match
+from .perk import Perk
 from .result import Maps
 from .starts import distinct_starts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Method = Literal["matching", "nlls"]
+Method = Literal["matching", "nlls", "perk"]
 Signals = Literal["emulated", "exact"]
 
 
@@ -44,12 +45,15 @@ class Fitter:
         Signals for least squares from the best atom; None: matching alone.
     n_starts : int
         Number of starts of each voxel.
+    perk : Perk, optional
+        A kernel regression, instead of the dictionary.
     """
 
     dictionary: Dictionary
     mask_level: float = 0.05
     forward: CompressedModel | None = None
     n_starts: int = 1
+    perk: Perk | None = None
 
     def fit(
         self,
@@ -63,12 +67,21 @@ class Fitter:
 
         With `known`, measured maps (*X) by the name of the parameter, every voxel is matched with the atoms nearest to
         them, and least squares hold them at what was measured, or at the end of the dictionary's range.
+
+        Raises
+        ------
+        ValueError
+            There are measured maps, and a regression, which knows none.
         """
+        if known and self.perk is not None:
+            raise ValueError("a kernel regression did not learn from measured maps")
         report, total = report or silent, int(np.prod(coeff.shape[1:]))
         options: dict[str, Any] = {
             "mask_level": self.mask_level, "progress": counted(report, "fit", total), "pool": pool
         }  # fmt: skip
-        if known:
+        if self.perk is not None:
+            maps = perk.fit(coeff, self.perk, **options)
+        elif known:
             maps = match_fixed(coeff, self.dictionary, known=known, **options)
         else:
             maps = match(coeff, self.dictionary, **options)
@@ -90,6 +103,7 @@ def prepared(
     dictionary: Dictionary,
     *,
     method: Method = "matching",
+    name: str | None = None,
     mask_level: float = 0.05,
     n_starts: int = 1,
     signals: Signals = "emulated",
@@ -104,8 +118,10 @@ def prepared(
         The basis, whose sidecar says what the model is.
     dictionary : Dictionary
         Its dictionary, whose ranges are those of the fit.
-    method : {"matching", "nlls"}
-        The best atom, or nonlinear least squares from there.
+    method : {"matching", "nlls", "perk"}
+        The best atom, nonlinear least squares from there, or kernel regression.
+    name : str, optional
+        Name of the basis, beside which perk finds what it was trained to.
     mask_level : float
         See `matching.match`.
     n_starts : int
@@ -120,14 +136,25 @@ def prepared(
     Raises
     ------
     UserError
-        An option does not belong to the method, there are too few coefficients, or there can be no emulator.
+        An option does not belong to the method, there are too few coefficients, there can be no emulator, or nothing
+        was trained for this basis.
+    ValueError
+        perk is not told the name of the basis.
     """
     if n_starts < 1:
         raise UserError(f"--fit-starts is {n_starts}, expected at least 1")
-    if method == "matching":
+    if method != "nlls":
         if n_starts != 1 or signals != "emulated":
             raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
-        return Fitter(dictionary, mask_level)
+        if method == "matching":
+            return Fitter(dictionary, mask_level)
+        if known:
+            raise UserError(
+                "--b1 and --b0 do not belong to --method perk, which did not learn from such; leave them out"
+            )
+        if name is None:
+            raise ValueError("perk needs the name of the basis")
+        return Fitter(dictionary, mask_level, perk=Perk.load(name, basis))
     box = Box.around(dictionary.parameters, dictionary.theta)
     nlls.check_rank(
         basis.rank, sum(free and p.name not in known for p, free in zip(box.parameters, box.free, strict=True))
