@@ -62,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Also fit maps.
     mask_level : float
         Voxels with less signal than this share of the image's are not fitted, see `match`.
+    refine : bool
+        Take a step off the grid of the dictionary, see `match`.
     """
 
     basis: str
@@ -89,6 +91,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: float = 0.0
     fit: bool = True
     mask_level: float = 0.05
+    refine: bool = False
 
     @property
     def bart_options(self) -> BartOptions:

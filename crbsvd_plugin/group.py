@@ -121,7 +121,9 @@ def reconstruct_group(
     box.append(group)
     del group
     coeff = _coefficients(box, basis, config, cache, report)
-    maps = fit(coeff, dictionary, mask_level=config.mask_level, report=report) if dictionary is not None else None
+    maps = None
+    if dictionary is not None:
+        maps = fit(coeff, dictionary, mask_level=config.mask_level, refine=config.refine, report=report)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
 
 
@@ -163,12 +165,14 @@ def fit(
     dictionary: Dictionary,
     *,
     mask_level: float,
+    refine: bool = False,
     report: Report | None = None,
     pool: Pool | None = None,
 ) -> Maps:
     """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress."""
     report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    maps = match(coeff, dictionary, mask_level=mask_level, progress=counted(report, "fit", total), pool=pool)
+    progress = counted(report, "fit", total)
+    maps = match(coeff, dictionary, mask_level=mask_level, refine=refine, progress=progress, pool=pool)
     report("fit", total, total)  # masked voxels are done too
     return maps
 

@@ -54,7 +54,8 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
     fastmath : bool or set of str
         The floating-point freedoms of LLVM that the kernel can stand.
     inline : bool
-        Only called from other kernels: neither cached nor entered from Python.
+        Only called from other kernels, and made part of them: neither cached nor entered from Python. A call that is
+        left to LLVM can cost ten times as much as a short loop over a few vectors: every array is many arguments.
     """
 
     def decorate(function: F) -> F:
@@ -65,8 +66,9 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
             if folder is not None:
                 numba.config.CACHE_DIR = str(folder)
             compiled: F = numba.njit(
-                nogil=True, parallel=parallel, fastmath=fastmath, cache=folder is not None, error_model="numpy"
-            )(function)
+                nogil=True, parallel=parallel, fastmath=fastmath, cache=folder is not None, error_model="numpy",
+                forceinline=inline,
+            )(function)  # fmt: skip
         finally:
             numba.config.CACHE_DIR = before
         if folder is not None:

@@ -98,7 +98,7 @@ def maps(
     for repetition in range(len(images.coeff)):
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         volumes.append(_joined([one for one in slices if one is not None], slices))
-    return _write(images, volumes, output, source=raw, force=force)
+    return _write(images, volumes, output, source=raw, refined=config.refine, force=force)
 
 
 def fit(
@@ -108,6 +108,7 @@ def fit(
     *,
     like: str | None,
     mask_level: float,
+    refine: bool = False,
     force: bool,
     report: Report,
     workers: int | None = None,
@@ -131,12 +132,14 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
+    if refine:
+        dictionary.require_derivatives()
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = [
-            fit_images(images.volume(i), dictionary, mask_level=mask_level, report=report, pool=pool)
+            fit_images(images.volume(i), dictionary, mask_level=mask_level, refine=refine, report=report, pool=pool)
             for i in range(len(images.coeff))
         ]
-    return _write(images, volumes, output, source=coeff, force=force)
+    return _write(images, volumes, output, source=coeff, refined=refine, force=force)
 
 
 def _check_folders(output: str, *, force: bool) -> None:
@@ -176,11 +179,14 @@ def _joined(present: list[Maps], slices: list[Maps | None]) -> Maps:
     )
 
 
-def _write(images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, force: bool) -> list[Path]:
+def _write(
+    images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, refined: bool, force: bool
+) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
+    algorithm = "dictionary matching in the compressed domain" + (", one Gauss-Newton step" if refined else "")
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
-        "EstimationAlgorithm": "dictionary matching in the compressed domain",
+        "EstimationAlgorithm": algorithm,
         "Sources": [Path(source).name],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,

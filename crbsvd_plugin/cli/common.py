@@ -59,6 +59,9 @@ mask_level = click.option(
     show_default=True,
     help="Fit no voxels below this share of the signal.",
 )
+refine = click.option(
+    "--refine", is_flag=True, help="Take a Gauss-Newton step off the grid of the dictionary (basis --derivatives)."
+)
 
 
 def verb(function: F) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from . import common
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
 @common.mask_level
+@common.refine
 @common.spreading_options
 @common.force
 @common.verb
@@ -25,6 +26,7 @@ def command(
     output: str,
     like: str | None,
     mask_level: float,
+    refine: bool,
     cluster: dict[str, Any],
     force: bool,
 ) -> None:
@@ -35,5 +37,7 @@ def command(
     from .. import run
 
     with common.stages() as report:
-        written = run.fit(coeff, name, output, like=like, mask_level=mask_level, force=force, report=report, **cluster)
+        written = run.fit(
+            coeff, name, output, like=like, mask_level=mask_level, refine=refine, force=force, report=report, **cluster
+        )
     click.echo("\n".join(str(path) for path in written))

@@ -14,6 +14,7 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @common.mask_level
+@common.refine
 @common.reading_options
 @common.spreading_options
 @common.force
@@ -24,6 +25,7 @@ def command(
     name: str,
     output: str,
     mask_level: float,
+    refine: bool,
     settings: dict[str, Any],
     cluster: dict[str, Any],
     force: bool,
@@ -35,7 +37,7 @@ def command(
     """
     from .. import run
 
-    config = run.config(basis=name, mask_level=mask_level, **settings)
+    config = run.config(basis=name, mask_level=mask_level, refine=refine, **settings)
     with common.stages() as report:
         written = run.maps(raw, config, output, force=force, report=report, **cluster)
     click.echo("\n".join(str(path) for path in written))
