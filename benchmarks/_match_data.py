@@ -97,6 +97,17 @@ def bssfp(n_voxels: int) -> tuple[Dictionary, np.ndarray]:
     return known, noisy((scale[:, None] * (_bssfp(truth) @ phi.conj())).T, 5)
 
 
+def sphere(n_atoms: int, n_voxels: int) -> tuple[Dictionary, np.ndarray]:
+    """Return atoms and voxels anywhere in 10 real dimensions: nothing can be left out."""
+    rng = np.random.default_rng(6)
+    atoms = rng.standard_normal((n_atoms, 10))
+    norm = np.linalg.norm(atoms, axis=1)
+    zeros = np.zeros(0)
+    empty = Dictionary((Parameter("number", "", 0, 1e9),), zeros, zeros, zeros, zeros, "")
+    known = _replaced(empty, np.arange(float(n_atoms))[:, None], atoms / norm[:, None], norm)
+    return known, noisy(np.zeros((10, n_voxels)), 7)
+
+
 def _bssfp(theta: np.ndarray) -> np.ndarray:
     """Return the steady state (B, _CYCLES) after the pulse, for phase increments of 0 to 2 pi."""
     t1, t2, df = theta.T[:, :, None]

@@ -5,7 +5,7 @@ brain phantom at an SNR of 50: those of a 256 x 256 slice that are not backgroun
 are as many. Further rows: ``match-slice``, one slice without its background, which nobody looks at; ``match-noise``,
 all 65,536 voxels of that slice, most of which are pure noise; ``match-complex``, as ``match`` with every atom turned
 by a phase of its own in a complex basis; ``match-bssfp``, as many voxels of phase-cycled bSSFP, complex, with three
-parameters.
+parameters; ``match-sphere``, the worst there is: an eighth as many voxels and 281,250 atoms anywhere in 10 dimensions.
 
 Ours is `match` from images and dictionary to maps, its index made anew every time. The peers are brute force in blocks
 by BLAS, each thread with blocks that stay in its cache, and its rate of multiplication is printed beside the machine's:
@@ -52,6 +52,7 @@ def match(n_voxels: int) -> list[harness.Result]:
         "match-noise": (known, slice_.reshape(len(slice_), -1)),
         "match-complex": _match_data.turned(known, brain),
         "match-bssfp": _match_data.bssfp(n_voxels),
+        "match-sphere": _match_data.sphere(len(known.coeff), max(1, n_voxels // 8)),
     }
     return [_row(name, *problem) for name, problem in problems.items()]
 

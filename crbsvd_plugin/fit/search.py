@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _TILE = 64  # voxels that a thread takes at a time
 _FEW, _SHARE = 64, 8  # so many leaves, and this part of all, are too many for a search
-_NEARLY_REAL = 0.05
+_NEARLY_REAL = 0.05  # l2 up to which p alone gives the better bound
 _UNIT = 2.0**-24
 _FAST = {"contract", "reassoc", "nsz", "nnan", "ninf"}
 
