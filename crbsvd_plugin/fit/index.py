@@ -23,7 +23,8 @@ STEP = 5
 """Coordinates that are worked on at a time: there are a multiple of it, the last ones 0."""
 
 _WAYS = 4  # parts that a group is cut into at a time
-_SAMPLE = 64  # atoms that tell how a group lies, and its line what a reference is
+_SAMPLE = 64  # atoms that tell how a group lies
+_LINE = 1024  # atoms that tell where all lie
 _BUCKETS = 1024
 _ITERATIONS = 6
 _FAST = {"contract", "reassoc", "nsz"}
@@ -71,10 +72,11 @@ def build(atoms: NDArray[np.complex64]) -> Index:
     n_leaves = -(-n_atoms // WIDTH)
     packed = np.zeros((n_leaves, -(-n // STEP) * STEP, WIDTH), np.float32)
     number = np.full((n_leaves, WIDTH), n_atoms, np.int32)
-    _pack(raw, order, packed, number)
+    squares = np.zeros(n_leaves)
+    _pack(raw, order, packed, number, squares)
+    norm = float(np.sqrt(squares.max()))
     rank = atoms.shape[1] if is_complex else 0
     first = int(np.flatnonzero(order == 0)[0])
-    norm = float(np.sqrt(np.einsum("ij,ij->i", raw, raw, dtype=np.float64).max()))
     return Index(packed, number, is_complex, first, norm, _balls(packed, rank, 1), _balls(packed, rank, WIDTH))
 
 
@@ -87,11 +89,24 @@ def _real_part(atoms: NDArray[np.complex64]) -> NDArray[np.float32] | None:
 
 def _aligned(atoms: NDArray[Any]) -> NDArray[Any]:
     """Return atoms (B, n) with the phase that makes their product with a line in their midst positive."""
-    sample = atoms[:: -(-len(atoms) // 1024)].astype(np.result_type(atoms, np.float64))
+    sample = atoms[:: -(-len(atoms) // _LINE)].astype(np.result_type(atoms, np.float64))
     line = np.linalg.eigh(sample.T @ sample.conj())[1][:, -1]
-    product = atoms @ line.conj().astype(atoms.dtype)
-    size = np.abs(product)
-    return atoms * (product.conj() / np.where(size > 0, size, 1))[:, None]
+    out = np.empty_like(atoms)
+    _turn(atoms, line.astype(atoms.dtype), out)
+    return out
+
+
+@kernel(parallel=True)
+def _turn(atoms, line, out):  # type: ignore[no-untyped-def]
+    """Turn atoms to a line; not by BLAS, whose threads would stay busy for a while and be in the way of ours."""
+    for i in prange(len(atoms)):
+        product = atoms[i, 0] * np.conj(line[0])
+        for a in range(1, len(line)):
+            product += atoms[i, a] * np.conj(line[a])
+        size = abs(product)
+        turn = np.conj(product) / size if size > 0 else product
+        for a in range(len(line)):
+            out[i, a] = atoms[i, a] * turn
 
 
 def _ordered(atoms: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -185,14 +200,19 @@ def _longest(atoms, low, high):  # type: ignore[no-untyped-def]
 
 
 @kernel(parallel=True)
-def _pack(atoms, order, packed, number):  # type: ignore[no-untyped-def]
+def _pack(atoms, order, packed, number, squares):  # type: ignore[no-untyped-def]
+    """Fill leaves with atoms in their order, and find the largest squared norm in each."""
     n_atoms, n = atoms.shape
     for leaf in prange(len(packed)):
         for j in range(min(WIDTH, n_atoms - leaf * WIDTH)):
             i = order[leaf * WIDTH + j]
             number[leaf, j] = i
+            square = 0.0
             for a in range(n):
-                packed[leaf, a, j] = atoms[i, a]
+                x = np.float64(atoms[i, a])
+                packed[leaf, a, j] = x
+                square += x * x
+            squares[leaf] = max(squares[leaf], square)
 
 
 def _balls(packed: NDArray[np.float32], rank: int, n_leaves: int) -> NDArray[np.float32]:
