@@ -53,7 +53,7 @@ def test_the_files_belong_together(tmp_path: Path) -> None:
     made(replace(REQUEST, derivatives=True), tmp_path / "derivatives")
     jac = Dictionary.load(tmp_path / "derivatives", loaded).jac
     assert jac is not None
-    assert jac.shape == (len(dictionary.theta), 3, 3)
+    assert jac.shape == (*dictionary.theta.shape, 3)
     plain = made(replace(REQUEST, atoms="none"), tmp_path / "plain")
     np.testing.assert_array_equal(plain.phi, basis.phi)
     assert plain.info["dictionary_prior"] is None
