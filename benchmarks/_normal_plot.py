@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, *, n_threads: int) -> None:
     shape, n_coils, rank = rows[0]["size"]
     figure.suptitle(
         f"One normal operator. Where not varied: {' x '.join(map(str, shape))}, C = {n_coils}, K = {rank}; "
-        f"{n_threads} threads, {datetime.date.today()}", fontsize="medium"
+        f"{n_threads} threads on {os.cpu_count()} cores, {datetime.date.today()}", fontsize="medium"
     )  # fmt: skip
     FigureCanvasAgg(figure).print_png(path)

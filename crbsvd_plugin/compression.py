@@ -62,7 +62,47 @@ def compression_matrix(
             f"coils is {coils:g}, expected a whole number from 1 to {n_coils}, or a share of the energy between 0 and 1"
         )
     _, kept, present = centre(traj, shape, weights=weights)
-    samples = ksp[:, :, kept][:, present > 0]
+    return _leading(ksp[:, :, kept][:, present > 0], coils)
+
+
+def central_coils(
+    ksp: NDArray[Any],
+    traj: NDArray[Any],
+    *,
+    n_coils: int,
+    shape: tuple[int, ...],
+    weights: NDArray[Any] | None = None,
+) -> tuple[tuple[int, ...], slice, NDArray[np.float64], NDArray[Any]]:
+    """Return the centre of k-space in a few virtual coils, in which delays and phases are found.
+
+    Parameters
+    ----------
+    ksp, traj, shape, weights
+        As for `compression_matrix`.
+    n_coils : int
+        Number of virtual coils N; fewer if there are not so many.
+
+    Returns
+    -------
+    small, kept, weights
+        Image size, samples and their weights (R, n), see `trajectory.centre`.
+    samples : complex array (N, R, n)
+        The data of these samples.
+
+    Raises
+    ------
+    UserError
+        No sample lies in the centre of k-space.
+    """
+    small, kept, present = centre(traj, shape, weights=weights)
+    central = ksp[:, :, kept]
+    matrix, _ = _leading(central[:, present > 0], min(n_coils, len(ksp)))
+    return small, kept, present, np.tensordot(matrix, central, axes=1)
+
+
+def _leading(samples: NDArray[Any], coils: float) -> tuple[NDArray[Any], float]:
+    """Return matrix and loss of `compression_matrix` for samples (C, n)."""
+    n_coils = len(samples)
     energy, vectors = np.linalg.eigh(samples @ samples.conj().T)
     energy, vectors = energy[::-1], vectors[:, ::-1]
     held, total = np.cumsum(energy), energy.sum()

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
-from .recon import Backend, BartOptions, Regulariser, Scaling, Shift, Solver, choose_solver
+from .errors import UserError
+from .fit.fitter import Method, Signals
+from .recon import (
+    Backend,
+    BartOptions,
+    Preconditioner,
+    Regulariser,
+    Scaling,
+    Shift,
+    Solver,
+    Start,
+    choose_solver,
+)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,7 +33,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rank : int, optional
         Use only the first columns of the basis.
     frame, shots, groups
-        Roles of the MRD counters, see `readouts.Roles`; None: the usual ones that are free.
+        Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
@@ -54,6 +68,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cg, fista or admm; None: cg for l2, else fista.
     iterations : int
         Largest number of iterations.
+    start : str
+        First images: zero, or density: the adjoint with density weights, see `recon.density`.
+    preconditioner : str
+        none, or circulant: cg needs half of the iterations, see `recon.circulant`.
     kernel_cache : str, optional
         Folder that keeps convolution kernels for the next scan with the same trajectory, see `kernel_cache`.
     tolerance : float
@@ -62,8 +80,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Also fit maps.
     mask_level : float
         Voxels with less signal than this share of the image's are not fitted, see `match`.
+    method : str
+        matching, or nlls: nonlinear least squares from there, see `fit.nlls`.
     refine : bool
-        Take a step off the grid of the dictionary, see `match`.
+        Take a step off the grid of the dictionary after matching, see `fit.refine`.
+    fit_starts : int
+        Distinct starts of each voxel, for nlls.
+    signals : str
+        emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
+    std : bool
+        With the maps also standard deviations and residuals, see `quality`. It simulates derivatives at all estimates.
+    replicas : int
+        Pseudo-replicas that the noise of the coefficients is measured with, see `recon.replicas`; 0: none.
+    misfit : bool
+        Also find how much of the data the images explain, see `recon.misfit`.
     """
 
     basis: str
@@ -87,23 +117,49 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scaling: Scaling = "none"
     solver: Solver | None = None
     iterations: int = 30
+    start: Start = "zero"
+    preconditioner: Preconditioner = "none"
     kernel_cache: str | None = None
     tolerance: float = 0.0
     fit: bool = True
     mask_level: float = 0.05
+    method: Method = "matching"
     refine: bool = False
+    fit_starts: int = 1
+    signals: Signals = "emulated"
+    std: bool = False
+    replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
+    misfit: bool = False
+
+    @property
+    def penalty_name(self) -> str:
+        """What keeps the images smooth, in a word."""
+        return "terms of bart" if self.bart_terms else self.regulariser
 
     @property
     def bart_options(self) -> BartOptions:
         """Options of the backend bart alone."""
         return BartOptions(self.bart_terms, self.bart_lowmem)
 
-    @property
-    def chosen_solver(self) -> Solver:
-        """The solver that these settings ask for; refuses those that do not go together."""
+    def check(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises
+        ------
+        UserError
+            There are some.
+        """
+        self.choose_solver()
+        if self.replicas and not (self.fit and self.std):
+            raise UserError(
+                f"replicas is {self.replicas}, but no standard deviations are wanted; leave one of them out"
+            )
+
+    def choose_solver(self) -> Solver:
+        """Return the solver that these settings ask for, see `recon.choose_solver`."""
         return choose_solver(
             self.solver, regulariser=self.regulariser, lam=self.lam, shift=self.shift, tolerance=self.tolerance,
-            backend=self.backend, bart_options=self.bart_options,
+            backend=self.backend, bart_options=self.bart_options, preconditioner=self.preconditioner, start=self.start,
         )  # fmt: skip
 
     def kept_coils(self, n_receivers: int) -> int:

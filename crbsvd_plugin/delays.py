@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .compression import compression_matrix
+from .compression import central_coils
 from .encoding import SubspaceOperator
 from .errors import UserError
 from .recon.cg import conjugate_gradients
-from .trajectory import centre, recentred
+from .trajectory import recentred
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -82,9 +82,8 @@ def estimate_delays(
         The readouts are not radial, point in too few directions, or tell no delay.
     """
     steps = _steps(traj)
-    small, kept, present = centre(traj, shape, weights=weights)
-    matrix, _ = compression_matrix(ksp, traj, coils=min(_COILS, len(ksp)), shape=shape, weights=weights)
-    samples, positions = np.tensordot(matrix, ksp[:, :, kept], axes=1), traj[:, kept]
+    small, kept, present, samples = central_coils(ksp, traj, n_coils=_COILS, shape=shape, weights=weights)
+    positions = traj[:, kept]
     units, offset = _units(len(shape)), np.broadcast_to(offset, len(shape))
     # how the readouts (R, ndim) move for a unit of every parameter
     moves = [_moves(steps, unit, fov) for unit in units]

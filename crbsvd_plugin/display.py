@@ -88,6 +88,11 @@ def position(values: ArrayLike, window: Window, *, parameter: str) -> NDArray[np
     return place
 
 
+def table_name(parameter: str) -> str | None:
+    """Return the name of a parameter's colours, with ``_r`` if they are reversed; None: grey."""
+    return _TIMES.get(parameter) or (f"{_RATES[parameter]}_r" if parameter in _RATES else None)
+
+
 @functools.cache
 def lookup_table(parameter: str) -> NDArray[np.float64]:
     """Return the 256 colours (256, 3), 0 to 1, of a parameter (grey if it is none of relaxation).
@@ -97,7 +102,7 @@ def lookup_table(parameter: str) -> NDArray[np.float64]:
     UserError
         The package cmcrameri, which holds the tables, is missing.
     """
-    name = _TIMES.get(parameter) or _RATES.get(parameter)
+    name = table_name(parameter)
     if name is None:
         table = np.repeat(np.linspace(_DARKEST_GREY, 1, 256)[:, None], 3, axis=1)
     else:
@@ -105,8 +110,8 @@ def lookup_table(parameter: str) -> NDArray[np.float64]:
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"the colours of {parameter} are those of the package cmcrameri: pip install cmcrameri")
         # its text files, not its module: that one loads pyplot and registers with it
-        table = np.loadtxt(Path(spec.submodule_search_locations[0]) / "cmaps" / f"{name}.txt")
-        table = table[::-1].copy() if parameter in _RATES else table
+        table = np.loadtxt(Path(spec.submodule_search_locations[0]) / "cmaps" / f"{name.removesuffix('_r')}.txt")
+        table = table[::-1].copy() if name.endswith("_r") else table
     table[0] = 0
     table.setflags(write=False)
     return table

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .compression import compression_matrix
+from .compression import central_coils
 from .encoding import SubspaceOperator
 from .errors import UserError
 from .recon.cg import conjugate_gradients
-from .trajectory import centre, recentred
+from .trajectory import recentred
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -106,9 +106,7 @@ def estimate_phases(
             "phase drift: the readouts pass through the frames once, expected several shots to compare; "
             "do without (--phase-drift off)"
         )
-    small, kept, present = centre(traj, shape, weights=weights)
-    matrix, _ = compression_matrix(ksp, traj, coils=min(_COILS, len(ksp)), shape=shape, weights=weights)
-    samples = np.tensordot(matrix, ksp[:, :, kept], axes=1)
+    small, kept, present, samples = central_coils(ksp, traj, n_coils=_COILS, shape=shape, weights=weights)
     samples = recentred(np.where(present > 0, samples, 0), traj[:, kept], np.broadcast_to(offset, len(shape)))
     near = np.where(present > 0, np.linalg.norm(traj[:, kept], axis=2), np.inf).min(axis=1) < _NEAR
     seen = np.bincount(shot, near * (np.abs(samples) ** 2 * present).sum(axis=(0, 2)))

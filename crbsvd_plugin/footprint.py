@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from .errors import UserError
 from .memory import available
-from .recon import Solver
+from .recon.choice import Solver
 from .stack import BLOCK_BYTES
 from .toeplitz import chunk_bytes, sample_bytes
 
 GIB = 2**30
-IMPORTS = 0.2 * GIB
+IMPORTS = 0.24 * GIB
 """What Python and the libraries take before any data."""
 
 READING = "readouts"
@@ -46,10 +46,16 @@ class Problem:
         Basis and weights are real.
     solver : {"cg", "fista", "admm"}
         How it is solved.
+    preconditioned : bool
+        With the circulant preconditioner.
     n_threads : int
         Threads.
     n_images : int
         Images of such a size in the stream: the readouts of all are in memory at first.
+    misfit : bool
+        The data are compared with the images.
+    replicas : bool
+        There are pseudo-replicas.
     """
 
     shape: tuple[int, ...]
@@ -60,8 +66,11 @@ class Problem:
     rank: int
     real: bool = True
     solver: Solver = "cg"
+    preconditioned: bool = False
     n_threads: int = 1
     n_images: int = 1
+    misfit: bool = False
+    replicas: bool = False
 
     @property
     def kernels(self) -> int:
@@ -83,16 +92,35 @@ class Problem:
         calibrating = received + (data if self.n_coils < self.n_receivers else 0) + 2 * exact + n_dims * n_samples
         # positions of the operator and of the NUFFT, its order of the samples, weights, one coil, strengths
         adjoint = data + 2 * positions + (_INDEX + _REAL + 1) * n_samples + (1 + batch) * n_samples * _COMPLEX
-        adjoint += sens + images + batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 2.0))
+        transforms = batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 2.0))
+        adjoint += sens + images + transforms
+        # what is needed after the iterations stays: data, positions and weights
+        kept = data + positions + n_samples * _REAL if self.misfit or self.replicas else 0
         doubled = tuple(2 * n for n in self.shape)
         chunk = min(chunk_bytes(self.kernels), n_samples * sample_bytes(n_dims, _COMPLEX))
         making = self.kernels + sens + images + positions + n_samples * _REAL + chunk
         making += math.prod(doubled) * _COMPLEX + _fine_grid(doubled, 1.25)
-        solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images
+        making += data if kept else 0
+        inverse = self.kernels // 2**n_dims if self.preconditioned else 0
+        solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images + inverse
+        if self.preconditioned:
+            # two K x K matrices for every voxel, from which the triangles of the inverse are cut
+            matrices = 2 * self.rank**2 * n_voxels * _REAL * (1 if self.real else 2)
+            solving = max(solving, self.kernels + sens + images + matrices + 2 * inverse)
+        solving += kept
         found = {
             READING: reading, "calibration": calibrating, "right-hand side": adjoint, "kernels": making,
             "iterations": solving,
         }  # fmt: skip
+        result = images + self.kernels + inverse
+        if self.misfit:
+            # k-space of one coil, and of as many coefficients as there are threads; energies of one coil
+            coil = (2 + batch) * n_samples * _COMPLEX + positions + _INDEX * n_samples
+            found["misfit"] = kept + result + sens + coil + transforms
+        if self.replicas:
+            covariance = (self.rank + 1) * images // 2
+            # the noisy data are part of the adjoint, which is over when the iterations begin
+            found["replicas"] = covariance + max(kept + result + adjoint, images + solving)
         return {name: size + waiting for name, size in found.items()}
 
     @property
@@ -134,6 +162,8 @@ def check(problem: Problem, *, held: int) -> None:
     ranks = [k for k in range(problem.rank - 1, 0, -1) if needed(replace(problem, rank=k))[0] <= free]
     coils = [n for n in range(problem.n_coils - 1, 0, -1) if needed(replace(problem, n_coils=n))[0] <= free]
     found = [f"--{name} {most[0]}" for name, most in (("rank", ranks), ("coils", coils)) if most]
+    if needed(replace(problem, misfit=False, replicas=False))[0] <= free:
+        found.append("--no-misfit without --replicas")
     advice = f"{' or '.join(found)} would fit" if found else "no rank or number of coils would fit"
     raise UserError(
         f"the reconstruction needs {size / GIB:.3g} GiB more memory ({stage}; kernels alone "

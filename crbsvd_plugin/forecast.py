@@ -6,18 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from . import threads
-from .basis import Basis
 from .config import Config
 from .errors import UserError
 from .footprint import GIB, IMPORTS, Problem
+from .geometry import array_shape
+from .group import problem_of
 from .memory import available
 from .mrd import open_raw
 from .mrd_header import size_of
-from .readouts import Roles, is_imaging
+from .pipeline import load
+from .readouts import is_imaging
 from .recon.bart_pics import command_like
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import AcquisitionHeader
@@ -85,8 +85,7 @@ def forecast(raw: str, config: Config) -> Forecast:
     UserError
         The file, or the basis, cannot be read, or holds nothing to reconstruct.
     """
-    full = Basis.load(config.basis)
-    basis = full if config.rank is None else full.truncate(config.rank)
+    basis, _ = load(config.basis, rank=config.rank, with_dictionary=False)
     roles = Roles.named(config.frame, config.shots, config.groups)
     groups: dict[tuple[int, ...], list[AcquisitionHeader]] = {}
     with open_raw(raw) as (header, items):
@@ -95,20 +94,13 @@ def forecast(raw: str, config: Config) -> Forecast:
         if not groups:
             raise UserError(f"{raw} holds no imaging readouts, expected some to reconstruct")
         sizes = {key: size_of(header, heads[0].encoding_space_ref)[0] for key, heads in groups.items()}
-    problems = {key: _problem(groups[key], sizes[key], basis, config, len(groups)) for key in sorted(groups)}
+    problems = {}
+    for key, heads in sorted(groups.items()):
+        n_receivers = max(head.active_channels for head in heads)
+        n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
+        ksp_shape, shape = (n_receivers, len(heads), n_samples), array_shape(sizes[key])
+        problems[key] = problem_of(ksp_shape, shape, basis, config, n_images=len(groups))
     return Forecast(problems, basis.n_frames, config)
-
-
-def _problem(
-    heads: list[AcquisitionHeader], matrix: tuple[int, int, int], basis: Basis, config: Config, n_images: int
-) -> Problem:
-    n_receivers = max(head.active_channels for head in heads)
-    n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
-    return Problem(
-        shape=matrix[1::-1] if matrix[2] == 1 else matrix[::-1], n_readouts=len(heads), n_samples=n_samples,
-        n_receivers=n_receivers, n_coils=config.kept_coils(n_receivers), rank=basis.rank,
-        real=bool(np.isrealobj(basis.phi)), solver=config.chosen_solver, n_threads=threads.count(), n_images=n_images,
-    )  # fmt: skip
 
 
 def _bytes(size: float) -> str:

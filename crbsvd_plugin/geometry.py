@@ -18,6 +18,11 @@ _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _ORTHONORMAL = 1e-3
 
 
+def array_shape(matrix: tuple[int, int, int]) -> tuple[int, ...]:
+    """Return the image size X of (n_x, n_y, n_z) voxels: (y, x) for a slice, (z, y, x) for a volume."""
+    return matrix[1::-1] if matrix[2] == 1 else matrix[::-1]
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Size, place and directions of an image, in the words and the axes of MRD.

@@ -6,7 +6,7 @@ Data are let go of as soon as they are not needed any more: they are as large as
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,23 +18,26 @@ from . import coils, threads
 from .basis import Basis
 from .calibration import calibrated, mixed
 from .config import Config
-from .dictionary import Dictionary
 from .encoding import SubspaceOperator, coefficient_noise
-from .fit.matching import match
+from .fit.fitter import Fitter
 from .fit.result import Maps
 from .footprint import Problem, check
 from .geometry import Geometry
 from .kernel_cache import KernelCache
 from .progress import Report, counted, silent
+from .quality import known_noise, tangents_of, with_quality
 from .readouts import Group
-from .recon import reconstruct, solve
+from .recon import first_images, preconditioner_of, reconstruct, solve
+from .recon.misfit import Misfit, misfit, told
+from .recon.replicas import replica_covariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .cluster import Pool
-
 logger = logging.getLogger(__name__)
+
+_MISFIT = 2.0
+"""Above this, what data and basis do not have in common is more than the noise."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Reconstruction:
         `Basis.digest` of the basis.
     calibration : dict
         What was found in the data and used: virtual coils, phases of the shots, gradient delays.
+    misfit : dict
+        How much of the data the images explain, see `recon.misfit.Misfit.figures`; empty if not asked for.
     """
 
     key: dict[str, int]
@@ -66,6 +71,7 @@ class Reconstruction:
     maps: Maps | None
     digest: str
     calibration: dict[str, Any] = field(default_factory=dict)
+    misfit: dict[str, Any] = field(default_factory=dict)
 
 
 def taken(groups: list[Group]) -> Iterator[list[Group]]:
@@ -79,7 +85,7 @@ def reconstruct_group(
     *,
     whiten: NDArray[Any] | None,
     basis: Basis,
-    dictionary: Dictionary | None,
+    fitter: Fitter | None,
     config: Config,
     cache: Path | None,
     report: Report = silent,
@@ -92,8 +98,8 @@ def reconstruct_group(
         Whoever calls this keeps the box, but not the group.
     whiten : array (C, C), optional
         Prewhitening; None: there is no noise scan.
-    basis, dictionary, config
-        What to do; without a dictionary there are no maps.
+    basis, fitter, config
+        What to do; without a fitter there are no maps.
     cache : Path, optional
         Folder for kernels.
     report : callable
@@ -120,18 +126,30 @@ def reconstruct_group(
     key, geometry = group.key, group.geometry
     box.append(group)
     del group
-    coeff = _coefficients(box, basis, config, cache, report)
+    coeff, covariance, found = _coefficients(box, basis, config, cache, report)
+    figures = {} if found is None else found.figures(noise_known=sigma > 0)
+    if figures:
+        # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
+        strange = figures.get("ratio", 0.0) > _MISFIT
+        logger.log(logging.WARNING if strange else logging.INFO, "image %s: %s", key, told(figures))
     maps = None
-    if dictionary is not None:
-        maps = fit(coeff, dictionary, mask_level=config.mask_level, refine=config.refine, report=report)
-    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration)
+    if fitter is not None:
+        maps = fitter.fit(coeff, report=report)
+        if config.std:
+            noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
+            fitted, tangents = tangents_of(fitter, basis, report=report)
+            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
+    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 
 
 def _noise(group: Group, basis: Basis) -> float:
     return coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames, weights=group.weights)
 
 
-def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report) -> NDArray[Any]:
+def _coefficients(
+    box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report
+) -> tuple[NDArray[Any], NDArray[Any] | None, Misfit | None]:
+    """Return images, their covariance and the misfit of the data, if wanted."""
     group = box.pop()
     report("sensitivities", 0, 0)
     sens = coils.estimate_sensitivities(
@@ -142,9 +160,38 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
     operator = SubspaceOperator(
         group.traj, frame=group.frame, phi=basis.phi, sens=sens, weights=group.weights, kernel_cache=kernels
     )
-    ksp = group.ksp
+    ksp, key = group.ksp, group.key
     del group
     report("reconstruction", 0, config.iterations)
+    if not config.replicas and not config.misfit:
+        held = [operator, ksp]
+        del operator, ksp
+        return _solved(held, config, report), None, None
+    inverse = preconditioner_of(config.preconditioner, operator, lam=config.lam)
+    coeff = _solved([operator, ksp], config, report, inverse)
+    found = misfit(operator, ksp, coeff) if config.misfit else None
+    if not config.replicas:
+        return coeff, None, found
+    covariance = replica_covariance(
+        lambda noisy: _solved([operator, noisy.pop()], config, silent, inverse), ksp, coeff,
+        n_replicas=config.replicas, rng=np.random.default_rng([0, *key.values()]),
+        progress=counted(report, "replicas", config.replicas),
+    )  # fmt: skip
+    return coeff, covariance, found
+
+
+def _solved(
+    held: list[Any],
+    config: Config,
+    report: Report,
+    preconditioner: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+) -> NDArray[Any]:
+    """Return the images of an operator and its k-space, of which the iterations keep the kernels alone.
+
+    They are in a list, which is emptied. The preconditioner is made where none is given.
+    """
+    operator, ksp = held
+    held.clear()
     options: dict[str, Any] = {
         "lam": config.lam, "regulariser": config.regulariser, "block": config.block, "shift": config.shift,
         "scaling": config.scaling, "solver": config.solver, "iterations": config.iterations,
@@ -152,39 +199,35 @@ def _coefficients(box: list[Group], basis: Basis, config: Config, cache: Path | 
         "callback": lambda iteration, _: report("reconstruction", iteration, config.iterations),
     }  # fmt: skip
     if config.backend != "native":
-        return reconstruct(operator, ksp, backend=config.backend, bart_options=config.bart_options, **options)
+        return reconstruct(
+            operator, ksp, backend=config.backend, bart_options=config.bart_options, start=config.start, **options
+        )
     right = operator.adjoint(ksp)
+    options["start"] = first_images(config.start, operator, ksp, right, lam=config.lam, regulariser=config.regulariser)
     del ksp
-    normal = partial(operator.toeplitz.normal, sens=sens)
+    if preconditioner is None:
+        preconditioner = preconditioner_of(config.preconditioner, operator, lam=config.lam)
+    options["preconditioner"] = preconditioner
+    normal = partial(operator.toeplitz.normal, sens=operator.sens)
     del operator
     return solve(normal, right, **options)
-
-
-def fit(
-    coeff: NDArray[Any],
-    dictionary: Dictionary,
-    *,
-    mask_level: float,
-    refine: bool = False,
-    report: Report | None = None,
-    pool: Pool | None = None,
-) -> Maps:
-    """Match coefficient images (K, *X) with a dictionary, here or on the workers of a pool, and report the progress."""
-    report, total = report or silent, int(np.prod(coeff.shape[1:]))
-    progress = counted(report, "fit", total)
-    maps = match(coeff, dictionary, mask_level=mask_level, refine=refine, progress=progress, pool=pool)
-    report("fit", total, total)  # masked voxels are done too
-    return maps
 
 
 def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
     """Refuse images that need more memory than there is left."""
     held = sum(group.ksp.nbytes + group.traj.nbytes for group in groups)
     for group in groups:
-        n_receivers, n_readouts, n_samples = group.ksp.shape
-        problem = Problem(
-            shape=group.shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
-            n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
-            solver=config.chosen_solver, n_threads=threads.count(), n_images=len(groups),
-        )  # fmt: skip
-        check(problem, held=held)
+        check(problem_of(group.ksp.shape, group.shape, basis, config, n_images=len(groups)), held=held)
+
+
+def problem_of(
+    ksp_shape: tuple[int, ...], shape: tuple[int, ...], basis: Basis, config: Config, *, n_images: int
+) -> Problem:
+    """Return what decides the memory of an image X = `shape` of k-space (C, R, S), one of `n_images`."""
+    n_receivers, n_readouts, n_samples = ksp_shape
+    return Problem(
+        shape=shape, n_readouts=n_readouts, n_samples=n_samples, n_receivers=n_receivers,
+        n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
+        solver=config.choose_solver(), preconditioned=config.preconditioner != "none", n_threads=threads.count(),
+        n_images=n_images, misfit=config.misfit, replicas=config.replicas > 0,
+    )  # fmt: skip

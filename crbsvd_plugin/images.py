@@ -103,15 +103,18 @@ class CoefficientImages:
         return ordered.reshape(tuple(dims[::-1])).transpose()
 
     @classmethod
-    def load(cls, name: str | Path, *, like: Geometry | None = None) -> CoefficientImages:
+    def load(
+        cls, name: str | Path, *, like: Geometry | None = None, slice_step: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    ) -> CoefficientImages:
         """Read coefficient images: ours, or what ``bart pics`` wrote.
 
         Parameters
         ----------
         name : path
             Name without suffix.
-        like : Geometry, optional
-            Where the images lie, for files without a sidecar; else that is taken as unknown.
+        like, slice_step : Geometry and tuple of 3 float, optional
+            Where the first slice lies and the way to the next, for files without a sidecar; else that is taken as
+            unknown.
 
         Raises
         ------
@@ -147,5 +150,5 @@ class CoefficientImages:
             raise UserError(
                 f"{name} has {n_x} x {n_y} x {n_z} voxels, the geometry {geometry.shape}: they do not belong together"
             )
-        step = content.get("slice_step", (0.0, 0.0, 0.0))
+        step = content.get("slice_step", slice_step)
         return cls(coeff, geometry, tuple(step), content.get("basis", ""), content.get("info", {}))

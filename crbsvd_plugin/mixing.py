@@ -15,35 +15,69 @@ from .jit import kernel
 _FAST = {"contract", "reassoc", "nsz"}
 
 
-@kernel(inline=True, fastmath=_FAST)
-def _add(m, re, im, out_re, out_im):  # type: ignore[no-untyped-def]
-    """Add m x to out, for a real m."""
-    for i in range(len(re)):
-        out_re[i] += m[i] * re[i]
-        out_im[i] += m[i] * im[i]
+@kernel(expand=True, fastmath=_FAST)
+def _one(m, x, w, y, z):  # type: ignore[no-untyped-def]
+    """Add m x to y and m w to z."""
+    for i in range(len(y)):
+        y[i] += m[i] * x[i]
+        z[i] += m[i] * w[i]
 
 
-@kernel(inline=True, fastmath=_FAST)
-def _add_two(m, re, im, m2, re2, im2, out_re, out_im):  # type: ignore[no-untyped-def]
-    """Add m x + m2 x2 to out: two at a time load and store the sums half as often."""
-    for i in range(len(re)):
-        out_re[i] += m[i] * re[i] + m2[i] * re2[i]
-        out_im[i] += m[i] * im[i] + m2[i] * im2[i]
+@kernel(expand=True, fastmath=_FAST)
+def _two(m, m2, x, x2, w, w2, y, z):  # type: ignore[no-untyped-def]
+    """Add two terms: the sums are loaded and stored half as often."""
+    for i in range(len(y)):
+        y[i] += m[i] * x[i] + m2[i] * x2[i]
+        z[i] += m[i] * w[i] + m2[i] * w2[i]
 
 
-@kernel(inline=True, fastmath=_FAST)
-def _add_turned(m, sign, re, im, out_re, out_im):  # type: ignore[no-untyped-def]
-    """Add i sign m x to out, for a real m."""
-    for i in range(len(re)):
-        out_re[i] -= sign * m[i] * im[i]
-        out_im[i] += sign * m[i] * re[i]
+@kernel(expand=True, fastmath=_FAST)
+def _three(m, m2, m3, x, x2, x3, w, w2, w3, y, z):  # type: ignore[no-untyped-def]
+    """Add three terms."""
+    for i in range(len(y)):
+        y[i] += m[i] * x[i] + m2[i] * x2[i] + m3[i] * x3[i]
+        z[i] += m[i] * w[i] + m2[i] * w2[i] + m3[i] * w3[i]
 
 
-@kernel(inline=True)
+@kernel(expand=True, fastmath=_FAST)
+def _four(m, m2, m3, m4, x, x2, x3, x4, w, w2, w3, w4, y, z):  # type: ignore[no-untyped-def]
+    """Add four terms."""
+    for i in range(len(y)):
+        y[i] += m[i] * x[i] + m2[i] * x2[i] + m3[i] * x3[i] + m4[i] * x4[i]
+        z[i] += m[i] * w[i] + m2[i] * w2[i] + m3[i] * w3[i] + m4[i] * w4[i]
+
+
+@kernel(expand=True)
 def _pair(k, other, rank):  # type: ignore[no-untyped-def]
     """Return where M_kl, or its conjugate M_lk, stands in the upper triangle."""
     low, high = min(k, other), max(k, other)
     return low * rank - low * (low - 1) // 2 + high - low
+
+
+@kernel(expand=True, fastmath=_FAST)
+def _sum(part, at, k, start, stop, x, w, y, z):  # type: ignore[no-untyped-def]
+    """Add sum_l M_kl x_l to y and sum_l M_kl w_l to z, for l from start to stop, four at a time."""
+    rank, other = len(x), start
+    while other + 4 <= stop:
+        _four(
+            part[_pair(k, other, rank), at], part[_pair(k, other + 1, rank), at],
+            part[_pair(k, other + 2, rank), at], part[_pair(k, other + 3, rank), at],
+            x[other], x[other + 1], x[other + 2], x[other + 3], w[other], w[other + 1], w[other + 2], w[other + 3],
+            y, z,
+        )  # fmt: skip
+        other += 4
+    if other + 3 == stop:
+        _three(
+            part[_pair(k, other, rank), at], part[_pair(k, other + 1, rank), at], part[_pair(k, other + 2, rank), at],
+            x[other], x[other + 1], x[other + 2], w[other], w[other + 1], w[other + 2], y, z,
+        )  # fmt: skip
+    elif other + 2 == stop:
+        _two(
+            part[_pair(k, other, rank), at], part[_pair(k, other + 1, rank), at],
+            x[other], x[other + 1], w[other], w[other + 1], y, z,
+        )  # fmt: skip
+    elif other + 1 == stop:
+        _one(part[_pair(k, other, rank), at], x[other], w[other], y, z)
 
 
 @kernel(fastmath=_FAST)
@@ -61,6 +95,7 @@ def mix(images, parts, first):  # type: ignore[no-untyped-def]
     """
     n_images, rank, n_rows, n = images.shape
     re, im = np.empty((rank, n), parts.dtype), np.empty((rank, n), parts.dtype)
+    minus_im = np.empty((rank if len(parts) == 2 else 0, n), parts.dtype)
     out_re, out_im = np.empty(n, parts.dtype), np.empty(n, parts.dtype)
     # every row is taken by integers alone: only then does numba know that it is contiguous
     for row in range(n_rows):
@@ -70,17 +105,18 @@ def mix(images, parts, first):  # type: ignore[no-untyped-def]
                 image = images[g, k, row]
                 for i in range(n):
                     re[k, i], im[k, i] = image[i].real, image[i].imag
+                if len(parts) == 2:
+                    for i in range(n):
+                        minus_im[k, i] = -im[k, i]
             for k in range(rank):
                 out_re[:], out_im[:] = 0, 0
-                for other in range(0, rank - 1, 2):
-                    m, m2 = parts[0, _pair(k, other, rank), at], parts[0, _pair(k, other + 1, rank), at]
-                    _add_two(m, re[other], im[other], m2, re[other + 1], im[other + 1], out_re, out_im)
-                if rank % 2:
-                    _add(parts[0, _pair(k, rank - 1, rank), at], re[rank - 1], im[rank - 1], out_re, out_im)
                 if len(parts) == 2:
-                    for other in range(rank):
-                        sign = 1 if other >= k else -1
-                        _add_turned(parts[1, _pair(k, other, rank), at], sign, re[other], im[other], out_re, out_im)
+                    # i m x = m (-im) + i m re; below the diagonal the conjugate, the whole of it negative
+                    _sum(parts[1], at, k, 0, k, minus_im, re, out_re, out_im)
+                    for i in range(n):
+                        out_re[i], out_im[i] = -out_re[i], -out_im[i]
+                    _sum(parts[1], at, k, k, rank, minus_im, re, out_re, out_im)
+                _sum(parts[0], at, k, 0, rank, re, im, out_re, out_im)
                 image = images[g, k, row]
                 for i in range(n):
                     image[i] = complex(out_re[i], out_im[i])

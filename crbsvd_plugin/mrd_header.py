@@ -101,11 +101,28 @@ def size_of(header: ismrmrdHeader, encoding: int) -> tuple[tuple[int, int, int],
     return size
 
 
+def encoded_size(header: ismrmrdHeader, encoding: int) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Return points and field of view [mm] of the encoded k-space of an encoding, both (x, y, z).
+
+    Raises
+    ------
+    UserError
+        The header does not tell them.
+    """
+    size = _space(header.encoding[encoding].encodedSpace)
+    if size is None:
+        raise UserError("MRD header has no matrixSize and fieldOfView_mm in encodedSpace, expected both; add them")
+    return size
+
+
+def centres(header: ismrmrdHeader, encoding: int) -> dict[str, int]:
+    """Return the centre of every counter whose limits the header tells."""
+    return {name: int(pair.center) for name, pair in _limits(header, encoding).items()}
+
+
 def limits(header: ismrmrdHeader, encoding: int = 0) -> dict[str, tuple[int, int]]:
     """Return the lowest and highest value of every counter whose limits the header tells."""
-    found = header.encoding[encoding].encodingLimits if encoding < len(header.encoding) else None
-    pairs = {} if found is None else {field.name: getattr(found, field.name) for field in fields(found)}
-    return {name: (int(pair.minimum), int(pair.maximum)) for name, pair in pairs.items() if pair is not None}
+    return {name: (int(pair.minimum), int(pair.maximum)) for name, pair in _limits(header, encoding).items()}
 
 
 def user_strings(header: ismrmrdHeader) -> dict[str, str]:
@@ -181,6 +198,13 @@ def radial_header(
             userParameterString=[xsd.userParameterStringType(name=TRAJECTORY_UNIT, value="cycles/fov")]
         ),
     )
+
+
+def _limits(header: ismrmrdHeader, encoding: int) -> dict[str, Any]:
+    """Return the limits (minimum, maximum, center) that the header tells, by the name of their counter."""
+    found = header.encoding[encoding].encodingLimits if encoding < len(header.encoding) else None
+    pairs = {} if found is None else {field.name: getattr(found, field.name) for field in fields(found)}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _lenient(cls: type, values: dict[str, Any]) -> Any:

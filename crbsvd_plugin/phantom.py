@@ -54,6 +54,7 @@ _SPREAD = {"t1": 0.055, "t2": 0.08, "m0": 0.05}  # relative; GM stays below 1.41
 _LEVELS = {"t1": 24, "t2": 16}
 _SHARPNESS = 8.0
 _TRUNCATION = 1e-10
+_FULL = 1 - 1e-9
 _CENTRE_LPS = (0.0, 18.0, 14.0)  # mm; caudate, putamen, thalamus and both horns of the ventricles
 _THICKNESS = 5.0
 _MAPS = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
@@ -68,7 +69,7 @@ class Phantom:
     Parameters
     ----------
     fraction : array (3, F, F)
-        Share of GM, WM and CSF in every fine voxel.
+        Share of GM, WM and CSF in every fine voxel; of other phantoms, of their tissues.
     theta : array (N, 2)
         The pairs T1, T2 [s].
     pair : int array (3, F, F)
@@ -80,7 +81,9 @@ class Phantom:
     geometry : Geometry
         The image grid.
     source : str
-        Where the anatomy comes from: ``mni152`` or ``analytic``.
+        Where the anatomy comes from: ``mni152`` or ``analytic``; or the name of another phantom.
+    tissues : tuple of str
+        Names of the shares. None at all: the regions are those of the pairs, not of tissues.
     """
 
     fraction: NDArray[np.float64]
@@ -90,6 +93,7 @@ class Phantom:
     factor: int
     geometry: Geometry
     source: str
+    tissues: tuple[str, ...] = tuple(tissue.name for tissue in TISSUES)
 
     def mix(self, values: NDArray[np.complexfloating]) -> NDArray[np.complex64]:
         """Return images (K, F, F) of values (N, K) of the pairs: their sum weighted with fraction and M0."""
@@ -117,9 +121,10 @@ class Phantom:
         return fine[..., first :: self.factor, first :: self.factor]
 
     def maps(self) -> dict[str, NDArray[np.float64]]:
-        """Return the truth on the image grid: T1map, T2map [s], M0map, GM, WM, CSF (n, n).
+        """Return the truth on the image grid (n, n): T1map, T2map [s], M0map, and the share of every tissue.
 
-        T1 and T2 of a mixed voxel are means weighted with M0, and 0 where there is nothing.
+        T1 and T2 of a mixed voxel are means weighted with M0, and 0 where there is nothing. Without names of tissues
+        LABELS instead of shares: the row of the pair, counted from 1, in voxels that it fills, else 0.
         """
         water = self.fraction * self.m0
         m0 = self.on_image_grid(water.sum(axis=0))
@@ -129,7 +134,11 @@ class Phantom:
             weighted = self.on_image_grid((water * self.theta[self.pair, column]).sum(axis=0))
             maps[name] = np.divide(weighted, m0, out=np.zeros_like(m0), where=present)
         fractions = self.on_image_grid(self.fraction)
-        return maps | {tissue.name: share for tissue, share in zip(TISSUES, fractions, strict=True)}
+        if self.tissues:
+            return maps | dict(zip(self.tissues, fractions, strict=True))
+        full = fractions.sum(axis=0) > _FULL
+        rows = self.on_image_grid((self.fraction * (self.pair + 1)).sum(axis=0))
+        return maps | {"LABELS": np.where(full, np.round(rows), 0.0)}
 
 
 def brain(matrix: int, *, fov: float = 240.0, factor: int = 2) -> Phantom:

@@ -6,7 +6,7 @@ A raw file, a stream and an online host are the same thing here: a header and ac
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,14 @@ from .calibration import whitening
 from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
+from .errors import UserError
+from .fit.fitter import prepared
 from .group import Reconstruction, check_memory, reconstruct_group, taken
 from .kernel_cache import KernelCache
 from .mrd_header import noise_bandwidth
 from .progress import Report, counted, silent
-from .readouts import Roles, collect
+from .readouts import Group, collect
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -36,11 +39,12 @@ def reconstruct_stream(
     *,
     report: Report | None = None,
     pool: Pool | None = None,
+    check: Callable[[list[Group]], object] | None = None,
 ) -> Iterator[Reconstruction]:
     """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
 
     Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
-    reconstruction, matching.
+    reconstruction, fit.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ def reconstruct_stream(
         Told of the progress: of the stages of every group, or with a pool of the groups that are done.
     pool : Pool, optional
         Workers to spread the groups over, one thread each. The images are those of one thread here, bit for bit.
+    check : callable, optional
+        Called with the groups before the work: refuses what the caller could not use.
 
     Yields
     ------
@@ -67,19 +73,27 @@ def reconstruct_stream(
     """
     report = report or silent
     # before the data are read
-    _ = config.chosen_solver
+    config.check()
     list((pool or Pool()).map(_check_programs, [config]))  # where the work will be done
     cache = None if config.kernel_cache is None else KernelCache(config.kernel_cache).folder
     if pool is not None and cache is not None:
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
-    if dictionary is not None and config.refine:
-        dictionary.require_derivatives()
+    fitter = None
+    if dictionary is not None:
+        fitter = prepared(
+            basis, dictionary, method=config.method, mask_level=config.mask_level, refine=config.refine,
+            n_starts=config.fit_starts, signals=config.signals, report=report,
+        )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
+    if config.replicas and scan.noise is None:
+        raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
+    if check is not None:
+        check(scan.groups)
     one = partial(
-        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, dictionary=dictionary,
+        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
         config=config, cache=cache,
     )  # fmt: skip
     n_images = len(scan.groups)

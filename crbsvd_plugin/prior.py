@@ -313,5 +313,11 @@ _RELAXATION = Prior(
     (Tissue("all", {"T1": Grid(0.1, 5.5, 400, "log"), "T2": Grid(0.005, 3.0, 400, "log"), "B1": fixed(1)}),),
     ordered=(("T2", "T1"),),
 )
-PRESETS = {prior.name: prior for prior in (_MAO_TABLE1, _RELAXATION)}
-"""Priors by name: Table I of the paper for MRF-FISP, and relaxation times without holes."""
+# Both plates of the ISMRM/NIST system phantom at 3 T (`vials`) with room around them
+_NIST = Prior(
+    "nist",
+    (Tissue("vials", {"T1": Grid(0.015, 3.0, 400, "log"), "T2": Grid(0.004, 2.0, 480, "log"), "B1": fixed(1)}),),
+    ordered=(("T2", "T1"),),
+)
+PRESETS = {prior.name: prior for prior in (_MAO_TABLE1, _RELAXATION, _NIST)}
+"""Priors by name: Table I of the paper for MRF-FISP, relaxation times without holes, and those of vials."""

@@ -1,22 +1,20 @@
-"""From a stream of MRD acquisitions to lists of readouts, one per group.
-
-Every counter of MRD has one role: `frame` (which row of phi), `shots` (summed into one problem:
-three repetitions of a pattern are three spokes per frame) or `groups` (separate problems).
-"""
+"""From a stream of MRD acquisitions to lists of readouts, one per group."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import UserError
-from .geometry import Geometry
+from .geometry import Geometry, array_shape
+from .lines import is_cartesian, line_positions
 from .memory import available
 from .mrd_header import geometry_of, limits
+from .roles import COUNTERS, Roles
 from .stack import BLOCK_BYTES, Stack
 from .trajectory import to_cycles_per_fov, within
 
@@ -27,59 +25,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COUNTERS = (
-    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
-    "segment",
-)  # fmt: skip
-"""The counters of MRD that can be given a role."""
-
 # Flags of MRD (1-based bit numbers) of readouts that are not part of the image: calibration only,
 # navigation, phase correction, feedback, dummies, surface coil correction, phase stabilisation
 _NOISE_FLAG = 19
 _OTHER_FLAGS = (20, 23, 24, 26, 27, 28, 29, 30, 31)
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The role of every counter.
-
-    Parameters
-    ----------
-    frame : str
-        The counter that is the row of phi.
-    shots, groups : tuple of str
-        Counters whose values are summed, or reconstructed apart.
-
-    Raises
-    ------
-    UserError
-        A counter is unknown or has two roles.
-    """
-
-    frame: str = "contrast"
-    shots: tuple[str, ...] = ("repetition", "average", "segment", "kspace_encode_step_1", "kspace_encode_step_2")
-    groups: tuple[str, ...] = ("slice", "set", "phase")
-
-    def __post_init__(self) -> None:
-        roles: dict[str, str] = {}
-        for role, names in (("frame", (self.frame,)), ("shots", self.shots), ("groups", self.groups)):
-            for name in names:
-                if name not in COUNTERS:
-                    raise UserError(f"{role}: MRD has no counter {name!r}, expected one of: {', '.join(COUNTERS)}")
-                if name in roles:
-                    raise UserError(f"counter {name!r} has two roles, {roles[name]} and {role}: give it one")
-                roles[name] = role
-
-    @classmethod
-    def named(cls, frame: str, shots: Sequence[str] | None, groups: Sequence[str] | None) -> Roles:
-        """Return the roles that a user named; counters that were not named keep theirs if it is free."""
-        taken = {frame, *(shots or ()), *(groups or ())}
-        default = cls()
-        return cls(
-            frame,
-            tuple(name for name in default.shots if name not in taken) if shots is None else tuple(shots),
-            tuple(name for name in default.groups if name not in taken) if groups is None else tuple(groups),
-        )
 
 
 @dataclass(frozen=True)
@@ -115,8 +64,7 @@ class Group:
     @property
     def shape(self) -> tuple[int, ...]:
         """Image size X: (y, x), or (z, y, x) for a volume."""
-        n_x, n_y, n_z = self.geometry.shape
-        return (n_y, n_x) if n_z == 1 else (n_z, n_y, n_x)
+        return array_shape(self.geometry.shape)
 
     @property
     def fov(self) -> tuple[float, ...]:
@@ -275,7 +223,8 @@ def _group(header: ismrmrdHeader, readouts: _Readouts, key: dict[str, int], coun
     heads = readouts.heads
     geometry = geometry_of(header, heads[len(heads) // 2])
     without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
-    if without:
+    cartesian = is_cartesian(header, heads[0].encoding_space_ref) and len(without) == len(heads)
+    if without and not cartesian:
         raise UserError(
             f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
             "write the sample positions into the raw file"
@@ -285,22 +234,30 @@ def _group(header: ismrmrdHeader, readouts: _Readouts, key: dict[str, int], coun
         raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
     if min(shapes[0]) < 1:
         raise UserError(f"readouts have {shapes[0]} coils and samples without those to discard, expected some")
+    ksp = readouts.ksp.pop(axis=1)
+    _check_finite(ksp)
+    frame = np.array([getattr(head.idx, counter) for head in heads], dtype=np.intp)
+    group = Group(key, ksp, np.zeros(0), frame, _times(heads), geometry)
+    if cartesian:
+        positions = line_positions(header, heads, shape=group.shape, fov=group.fov)
+    else:
+        positions = _positions(readouts, group, traj_units)
+    inside = within(positions, group.shape)
+    return replace(group, traj=positions, weights=None if inside.all() else inside.astype(np.float32))
+
+
+def _positions(readouts: _Readouts, group: Group, traj_units: str) -> NDArray[np.float64]:
+    """Return the trajectories of readouts that have one, in the order of X."""
     axes = sorted({shape[1] for shape in readouts.traj.shapes})
     if len(axes) > 1:
         raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
-    ksp, traj = readouts.ksp.pop(axis=1), readouts.traj.pop(axis=0)
-    _check_finite(ksp)
-    n_dims = 3 if geometry.shape[2] > 1 else 2
+    traj, n_dims = readouts.traj.pop(axis=0), len(group.shape)
     if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
         raise UserError(
-            f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {geometry.shape}): "
+            f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {group.geometry.shape}): "
             "expected as many, further ones being zero"
         )
-    frame = np.array([getattr(head.idx, counter) for head in heads], dtype=np.intp)
-    group = Group(key, ksp, traj[..., n_dims - 1 :: -1], frame, _times(heads), geometry)
-    positions = to_cycles_per_fov(group.traj, units=traj_units, shape=group.shape, fov=group.fov)
-    inside = within(positions, group.shape)
-    return replace(group, traj=positions, weights=None if inside.all() else inside.astype(np.float32))
+    return to_cycles_per_fov(traj[..., n_dims - 1 :: -1], units=traj_units, shape=group.shape, fov=group.fov)
 
 
 def _times(heads: list[AcquisitionHeader]) -> NDArray[np.float64]:

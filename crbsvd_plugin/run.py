@@ -11,19 +11,28 @@ import numpy as np
 
 from . import __version__, cluster, files, pipeline
 from .basis import Basis
+from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
-from .fit.result import Maps
+from .fieldmap import load_b1
+from .fit.fitter import Method, Signals, prepared
+from .fit.result import Maps, stacked
+from .geometry import Geometry
 from .group import Reconstruction
-from .group import fit as fit_images
 from .images import FORMAT, CoefficientImages
 from .maps import FORMAT as MAPS
 from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
+from .quality import KnownNoise, known_noise, tangents_of, with_quality
 from .readouts import is_imaging
-from .volumes import gathered
+from .volumes import gathered, place_of, slices_of, stack
+
+_ALGORITHMS: dict[Method, str] = {
+    "matching": "dictionary matching in the compressed domain",
+    "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+}
 
 
 def config(**settings: Any) -> Config:
@@ -83,22 +92,27 @@ def maps(
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    whose: Entities | None = None,
 ) -> list[Path]:
-    """Reconstruct a raw data file, fit maps and write them; the arguments are those of `recon`.
+    """Reconstruct a raw data file, fit maps and write them.
+
+    The arguments are those of `recon`; with `whose`, `output` is a BIDS tree and the maps are theirs.
 
     Raises
     ------
     UserError
         The input does not fit, or the output exists already or cannot be written.
     """
-    _check_folders(output, force=force)
+    _check_output(output, whose, force=force)
     images, results = _reconstructed(raw, config, report, workers, scheduler)
-    by_place = {_place(result, images): result.maps for result in results}
+    by_place = {place_of(result, images): result.maps for result in results}
     volumes = []
     for repetition in range(len(images.coeff)):
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
-        volumes.append(_joined([one for one in slices if one is not None], slices))
-    return _write(images, volumes, output, source=raw, refined=config.refine, force=force)
+        (alone, *more) = slices
+        volumes.append(alone if alone is not None and not more else stacked(slices))
+    algorithm = _algorithm(config.method, config.refine)
+    return _write(images, volumes, output, sources=[raw], algorithm=algorithm, whose=whose, force=force)
 
 
 def fit(
@@ -108,21 +122,32 @@ def fit(
     *,
     like: str | None,
     mask_level: float,
-    refine: bool = False,
+    b1: str | None = None,
+    std: bool = False,
     force: bool,
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
+    method: Method = "matching",
+    refine: bool = False,
+    fit_starts: int = 1,
+    signals: Signals = "emulated",
+    whose: Entities | None = None,
 ) -> list[Path]:
-    """Fit maps to coefficient images and write them; the voxels are spread over the cluster, if there is to be one.
+    """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
+
+    `b1` is a measured map: every voxel is matched with atoms of its B1, see `fit.fixed`.
+
+    With `std` also standard deviations and residuals, see `quality`; the noise is what the images' sidecar says.
 
     Raises
     ------
     UserError
         Images and basis do not belong together, or the output exists already or cannot be written.
     """
-    _check_folders(output, force=force)
-    images = CoefficientImages.load(coeff, like=None if like is None else _geometry(like))
+    _check_output(output, whose, force=force)
+    place, step = (None, (0.0, 0.0, 0.0)) if like is None else _place_of_raw(like)
+    images = CoefficientImages.load(coeff, like=place, slice_step=step)
     full = Basis.load(name)
     if images.rank > full.rank:
         raise UserError(
@@ -132,18 +157,41 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
-    if refine:
-        dictionary.require_derivatives()
+    if b1 is not None and method != "matching":
+        raise UserError("--b1 belongs to --method matching; leave one of them out")
+    fitter = prepared(
+        basis, dictionary, method=method, mask_level=mask_level, refine=refine, n_starts=fit_starts, signals=signals,
+        report=report,
+    )  # fmt: skip
+    known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        volumes = [
-            fit_images(images.volume(i), dictionary, mask_level=mask_level, refine=refine, report=report, pool=pool)
-            for i in range(len(images.coeff))
-        ]
-    return _write(images, volumes, output, source=coeff, refined=refine, force=force)
+        volumes = []
+        for i in range(len(images.coeff)):
+            volume = images.volume(i)
+            found = fitter.fit(volume, b1=known, report=report, pool=pool)
+            if std:
+                fitted, tangents = tangents_of(
+                    fitter, basis, known=() if b1 is None else ("B1",), report=report, pool=pool
+                )
+                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
+            volumes.append(found)
+    sources = [coeff] if b1 is None else [coeff, b1]
+    algorithm = _algorithm(method, refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
-def _check_folders(output: str, *, force: bool) -> None:
+def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+    """Return the noise of a volume, as far as the sidecar of the images tells it."""
+    sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
+    penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
+    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
+
+
+def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
     """Refuse maps that are there, of one volume or of several, before the work."""
+    if whose is not None:
+        check_tree(output, whose, force=force)
+        return
     files.check_free(Path(output) / "maps.json", [], kind=MAPS, force=force)
     for folder in sorted(Path(output).glob("volume-*")):
         files.check_free(folder / "maps.json", [], kind=MAPS, force=force)
@@ -153,56 +201,59 @@ def _reconstructed(
     raw: str, config: Config, report: Report, workers: int | None, scheduler: str | None
 ) -> tuple[CoefficientImages, list[Reconstruction]]:
     with open_raw(raw) as (header, items), cluster.spread(workers=workers, scheduler=scheduler) as pool:
-        results = list(pipeline.reconstruct_stream(header, items, config, report=report, pool=pool))
+        results = list(
+            pipeline.reconstruct_stream(
+                header, items, config, report=report, pool=pool, check=lambda groups: stack(slices_of(groups))
+            )
+        )
     return gathered(results, config), results
 
 
-def _place(result: Reconstruction, images: CoefficientImages) -> tuple[int, int]:
-    others = {name: value for name, value in result.key.items() if name != "slice"}
-    return images.info["groups"].index(others), images.info["slices"].index(result.key.get("slice", 0))
-
-
-def _joined(present: list[Maps], slices: list[Maps | None]) -> Maps:
-    """Stack the maps of slices along z; a missing slice is empty."""
-    if len(slices) == 1:
-        return present[0]
-    like = present[0]
-    zeros = np.zeros_like
-    empty = Maps(like.parameters, zeros(like.theta), zeros(like.m0), zeros(like.edge), zeros(like.mask))
-    whole = [empty if one is None else one for one in slices]
-    return Maps(
-        like.parameters,
-        np.stack([one.theta for one in whole], axis=1),
-        np.stack([one.m0 for one in whole]),
-        np.stack([one.edge for one in whole]),
-        np.stack([one.mask for one in whole]),
-    )
+def _algorithm(method: Method, refine: bool) -> str:
+    """Return how maps were fitted, in words."""
+    return _ALGORITHMS[method] + (", with a Gauss-Newton step from the best atom" if refine else "")
 
 
 def _write(
-    images: CoefficientImages, volumes: list[Maps], output: str, *, source: str, refined: bool, force: bool
+    images: CoefficientImages,
+    volumes: list[Maps],
+    output: str,
+    *,
+    sources: list[str],
+    algorithm: str,
+    whose: Entities | None,
+    force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
-    algorithm = "dictionary matching in the compressed domain" + (", one Gauss-Newton step" if refined else "")
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
         "EstimationAlgorithm": algorithm,
-        "Sources": [Path(source).name],
+        "Sources": [Path(source).name for source in sources],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }
+    details = {"misfit": images.info["misfit"]} if images.info.get("misfit") else None
+    if whose is not None:
+        return save_bids(volumes, images.affine, output, whose, info=info, details=details, force=force)
     with ExitStack() as stack:
         commits = []
         for i, volume in enumerate(volumes):
             folder = Path(output) if len(volumes) == 1 else Path(output) / f"volume-{i}"
-            commits.append(stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force)))
+            commits.append(
+                stack.enter_context(staged_maps(volume, images.affine, folder, info=info, force=force, details=details))
+            )
         return [path for commit in commits for path in commit()]
 
 
-def _geometry(raw: str) -> Any:
+def _place_of_raw(raw: str) -> tuple[Geometry, tuple[float, float, float]]:
+    """Return where the first slice of raw data lies, and the way to the next."""
+    slices: dict[int, Geometry] = {}
     with open_raw(raw) as (header, items):
         # the noise scan, which mostly comes first, lies nowhere
-        first = next((item for item in items if is_imaging(item)), None)
-        if first is None:
-            raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
-        return geometry_of(header, first)
+        for item in items:
+            if is_imaging(item) and item.idx.slice not in slices:
+                slices[item.idx.slice] = geometry_of(header, item)
+    if not slices:
+        raise UserError(f"{raw} holds no imaging readouts, expected some to tell where the image lies")
+    order, step = stack(slices)
+    return slices[order[0]], step

@@ -1,4 +1,4 @@
-"""Raw data of the digital brain, as a scanner would have written them.
+"""Raw data of the digital brain or of vials, as a scanner would have written them.
 
 The data never pass through the user's basis: the signals of all tissue pairs are expanded in
 their own singular vectors, and the images of these coefficients are sampled on the fine grid.
@@ -6,14 +6,14 @@ their own singular vectors, and the images of these coefficients are sampled on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import delays, files, mrd, phantom, trajectory
+from . import delays, files, mrd, phantom, trajectory, vials
 from .encoding import SubspaceOperator, coefficient_noise
 from .errors import UserError
 from .geometry import Geometry
@@ -32,7 +32,8 @@ _NOISE_READOUTS = 32
 _SAMPLE_TIME_US = 5.0
 _TICK = 2.5e-3
 _LARGEST_PHASE = 1e4  # rad; beyond, digits are lost
-_TRUTH = ("T1map", "T2map", "M0map", "GM", "WM", "CSF")
+PHANTOMS = ("brain", *vials.NIST)
+"""Names of the phantoms."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def simulate(
     model: SignalModel,
     path: str | Path,
     *,
+    scanned: str = "brain",
     matrix: int = 192,
     fov: float = 240.0,
     n_coils: int = 8,
@@ -95,17 +97,19 @@ def simulate(
     force: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Path]:
-    """Scan the brain phantom with a signal model: `acquire`, then `write`.
+    """Scan a phantom with a signal model: `acquire`, then `write`.
 
     Returns
     -------
     dict
-        What was written: ``raw``, ``T1map``, ``T2map``, ``M0map``, ``GM``, ``WM``, ``CSF``, ``record``.
+        What was written: ``raw``, ``T1map``, ``T2map``, ``M0map``, ``record``, and of the brain ``GM``, ``WM``,
+        ``CSF``, of vials ``LABELS``.
     """
-    sidecar, names = _destination(Path(path))
+    shares = [tissue.name for tissue in phantom.TISSUES] if scanned == "brain" else ["LABELS"]
+    sidecar, names = _destination(Path(path), ["T1map", "T2map", "M0map", *shares])
     files.check_free(sidecar, list(names.values()), kind=FORMAT, force=force)
     scan = acquire(
-        model, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
+        model, scanned=scanned, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
         phase_drift=phase_drift, progress=progress,
     )  # fmt: skip
     return write(scan, path, snr=snr, seed=seed, force=force)
@@ -114,6 +118,7 @@ def simulate(
 def acquire(
     model: SignalModel,
     *,
+    scanned: str = "brain",
     matrix: int = 192,
     fov: float = 240.0,
     n_coils: int = 8,
@@ -122,13 +127,15 @@ def acquire(
     phase_drift: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
 ) -> Scan:
-    """Compute the noise-free data of a golden-angle radial scan of the brain phantom.
+    """Compute the noise-free data of a golden-angle radial scan of a phantom.
 
     Parameters
     ----------
     model : SignalModel
         With parameters T1 and T2, and possibly B1, which is 1. Truncated phase graphs give data
         that are not quite smooth in T1 and T2, need twice the coefficients and twice the time.
+    scanned : str
+        One of `PHANTOMS`: ``brain``, or a plate of vials ``nist-t1``, ``nist-t2``.
     matrix, fov
         Voxels and field of view [mm] along either side of the image.
     n_coils, n_shots : int
@@ -157,9 +164,11 @@ def acquire(
         raise UserError(f"simulate: a phase drift of {phase_drift} rad, expected less than {_LARGEST_PHASE:g}")
     if max(n_readouts, 2 * matrix, n_coils) > np.iinfo(np.uint16).max:
         raise UserError(f"simulate: {n_readouts} readouts of {2 * matrix} samples; MRD counts up to 65535 of each")
-    brain = phantom.brain(matrix, fov=fov)
-    phi, coeff = phantom.expand(phantom.signals_of(model, brain.theta))
-    images = brain.mix(coeff)
+    if scanned not in PHANTOMS:
+        raise UserError(f"simulate: phantom {scanned!r} is unknown, expected one of: {', '.join(PHANTOMS)}")
+    made = phantom.brain(matrix, fov=fov) if scanned == "brain" else vials.nist_plate(scanned, matrix, fov=fov)
+    phi, coeff = phantom.expand(phantom.signals_of(model, made.theta))
+    images = made.mix(coeff)
     traj = trajectory.radial(n_readouts, matrix)
     s_x, s_y, s_xy = gradient_delay
     sampled = delays.corrected(traj, np.array([[s_y, s_xy], [s_xy, s_x]]))
@@ -175,8 +184,8 @@ def acquire(
         if progress is not None:
             progress(step, len(starts))
     # the sum has factor^2 as many terms as on the image grid, of which the fine operator takes out factor
-    ksp /= brain.factor
-    scan = Scan(ksp, traj, frame, shot, brain, dict(model.spec), phi.shape[1], gradient_delay, phase_drift)
+    ksp /= made.factor
+    scan = Scan(ksp, traj, frame, shot, made, dict(model.spec), phi.shape[1], gradient_delay, phase_drift)
     if phase_drift:
         times = _start_times(scan)
         ksp *= np.exp(1j * phase_drift * times / (times[-1] or 1.0))[:, None].astype(ksp.dtype)
@@ -201,7 +210,7 @@ def write(
     Notes
     -----
     The noise of the coils is correlated: covariance sigma^2 Psi per real component, where Psi is
-    scaled such that the mean of sens^H Psi^-1 sens over the brain is 1. So the best combination
+    scaled such that the mean of sens^H Psi^-1 sens over the object is 1. So the best combination
     of the coils has, on the average, the noise sigma of `Scan.sigma`.
 
     Raises
@@ -211,13 +220,13 @@ def write(
     """
     if snr is not None and not _SNR[0] <= snr <= _SNR[1]:
         raise UserError(f"SNR is {snr}, expected {_SNR[0]:g} to {_SNR[1]:g}, or none at all")
-    sidecar, names = _destination(Path(path))
+    maps = scan.phantom.maps()
+    sidecar, names = _destination(Path(path), list(maps))
     covariance = noise_covariance(scan, snr)
     with files.product(sidecar, list(names.values()), kind=FORMAT, force=force) as product:
         mrd.write_into(product.path(names["raw"]), _header(scan), _acquisitions(scan, covariance, seed))
-        maps = scan.phantom.maps()
-        for name in _TRUTH:
-            _write_nifti(product.path(names[name]), maps[name], scan.phantom.geometry)
+        for name, values in maps.items():
+            _write_nifti(product.path(names[name]), values, scan.phantom.geometry)
         record = {"phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
         record |= {"geometry": scan.phantom.geometry.to_dict(), "snr": snr, "sigma": scan.sigma(snr), "seed": seed}
         record |= {"gradient_delay": list(scan.gradient_delay), "phase_drift": scan.phase_drift}
@@ -236,18 +245,18 @@ def noise_covariance(scan: Scan, snr: float | None) -> NDArray[np.complex128]:
     lag = np.subtract.outer(np.arange(n_coils), np.arange(n_coils))
     psi = np.outer(gain, gain) * 0.2 ** np.abs(lag) * np.exp(0.6j * lag)
     n_x, n_y, _ = scan.phantom.geometry.shape
-    brain = scan.phantom.maps()["M0map"] > 0.5
-    sens = phantom.coils(n_coils, (n_y, n_x))[:, brain]
+    there = scan.phantom.maps()["M0map"] > 0.5
+    sens = phantom.coils(n_coils, (n_y, n_x))[:, there]
     gathered = np.einsum("cv,cv->v", sens.conj(), np.linalg.solve(psi, sens)).real.mean()
     return psi * gathered * scan.sigma(snr) ** 2
 
 
-def _destination(path: Path) -> tuple[Path, dict[str, str]]:
+def _destination(path: Path, maps: Iterable[str]) -> tuple[Path, dict[str, str]]:
     """Return the sidecar, and the names of all other files by what they are."""
     name = path.name.removesuffix(".h5")
     if not name or path.name == name:
         raise UserError(f"simulate: the output is called {path.name!r}, expected a name that ends in .h5")
-    names = {key: f"{name}_{key}.nii.gz" for key in _TRUTH}
+    names = {key: f"{name}_{key}.nii.gz" for key in maps}
     return files.with_suffix(path.parent / name, "_simulation.json"), {"raw": path.name} | names
 
 

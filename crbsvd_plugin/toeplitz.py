@@ -31,7 +31,7 @@ from .mixing import mix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CACHE = 16 * 2**20  # bytes of a buffer that is gone through three times: what may stay in the last-level cache
+_CACHE = 32 * 2**20  # bytes of a buffer that is gone through three times: what may stay in the last-level cache
 _SAMPLES = 256 * 2**20  # bytes of samples in work, where kernels are small
 _ROWS = 16  # of the last axis at a time, which stay in the first two
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import _paper_report as report
 import numpy as np
-from _paper_report import Row
-from scipy.ndimage import binary_erosion
+from _paper_errors import BRAIN, Row, Truth
 
 import crbsvd_plugin as crb
 from crbsvd_plugin import bundle, pipeline, simulate
@@ -27,7 +26,19 @@ from crbsvd_plugin.encoding import coefficient_noise
 from crbsvd_plugin.progress import silent
 from crbsvd_plugin.spec import resolve
 
-SPEC, SNR, DELAY = "mrf-fisp", 50.0, 0.5
+SNR, DELAY = 50.0, 0.5
+# the dictionary is finer than the usual one and ends sooner: its steps are to be smaller than the errors
+STEPS = {"T1": (0.4, 5.0, 320), "T2": (0.03, 3.0, 560)}
+SPEC = """
+name = "mrf-fisp"
+[fit_prior]
+ordered = [["T2", "T1"]]
+[[fit_prior.tissues]]
+label = "brain"
+""" + "".join(
+    f'{name} = {{ kind = "grid", low = {low}, high = {high}, n = {n}, spacing = "log" }}\n'
+    for name, (low, high, n) in STEPS.items()
+)
 RANKS, WEIGHTS = (3, 4, 5, 10), (0.0, 0.3)
 TUNED = (0.0, 5)  # weight and rank that settings are chosen for: the traditional basis, so that none favours the other
 DELAYED = (0.3, 5)
@@ -53,40 +64,6 @@ class Measured:
         return crb.SubspaceOperator(self.traj, frame=self.scan.frame, phi=basis.phi, sens=self.sens)
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What there is in the phantom, on the image grid."""
-
-    scan: simulate.Scan
-    signals: np.ndarray
-    maps: dict[str, np.ndarray]
-    regions: dict[str, np.ndarray]
-    """Pure voxels of each tissue, eroded by one, and the whole brain with its mixed voxels."""
-
-    @classmethod
-    def of(cls, scan: simulate.Scan, model: crb.SignalModel) -> Truth:
-        """Return the truth of a scan with that model."""
-        maps = scan.phantom.maps()
-        regions = {name: binary_erosion(maps[name] >= 0.99) for name in report.TISSUES}
-        regions[report.BRAIN] = sum(maps[name] for name in report.TISSUES) >= 0.99
-        return cls(scan, crb.phantom.signals_of(model, scan.phantom.theta), maps, regions)
-
-    def coefficients(self, basis: crb.Basis) -> np.ndarray:
-        """Return the coefficient images (K, n, n) of the true signals."""
-        fine = self.scan.phantom.mix(basis.project(self.signals))
-        return self.scan.phantom.on_image_grid(fine.real) + 1j * self.scan.phantom.on_image_grid(fine.imag)
-
-    def fit(self, coeff: np.ndarray, dictionary: crb.Dictionary, where: np.ndarray) -> dict[str, np.ndarray]:
-        """Return T1 [s], T2 [s] and R1 [1/s] of the voxels of a region."""
-        t1, t2 = crb.match(coeff[:, where], dictionary, mask_level=0).theta.astype(np.float64)[:2]
-        return {"T1": t1, "T2": t2, "R1": 1 / t1}
-
-    def values(self, where: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the true values of the same."""
-        t1, t2 = self.maps["T1map"][where], self.maps["T2map"][where]
-        return {"T1": t1, "T2": t2, "R1": 1 / t1}
-
-
 def main() -> None:
     """Run all of it into FOLDER: errors.csv, pictures and findings.md."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,12 +71,13 @@ def main() -> None:
     parser.add_argument("--matrix", type=int, default=256, help="voxels along either side")
     parser.add_argument("--shots", type=int, default=3, help="repetitions of the train: spokes per frame")
     parser.add_argument("--train", default="20000", help="fingerprints for the bases")
-    parser.add_argument("--atoms", default="grid", help="atoms of the dictionary")
+    parser.add_argument("--atoms", default="grid", help="about so many atoms in the dictionary")
     parser.add_argument("--iterations", type=int, default=250, help="iterations of FISTA")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     say = _clock()
-    model = resolve(SPEC, ["accuracy=0"]).model  # exact signals in the phantom; the dictionary has the usual accuracy
+    # exact signals in the phantom; the dictionary has the model's usual accuracy
+    model = resolve("mrf-fisp", ["accuracy=0"]).model
     size = {"matrix": options.matrix, "n_shots": options.shots}
     with tempfile.TemporaryDirectory() as work:
         bases = make_bases(Path(work), options.train, options.atoms)
@@ -119,12 +97,21 @@ def main() -> None:
         found, delays = delayed(truth, late, bases, settings)
         rows += found
         say("gradient delays")
-    settings |= {"shots": options.shots, "delays": delays, "train": options.train}
+    steps = " and ".join(f"{(high / low) ** (1 / n) - 1:.1%} in {name}" for name, (low, high, n) in STEPS.items())
+    settings |= {
+        "shots": options.shots,
+        "snr": SNR,
+        "tuned": TUNED[1],
+        "train": options.train,
+        "atoms": f"steps of {steps}" if options.atoms == "grid" else f"about {options.atoms} atoms",
+        "delay": DELAY,
+        "found": delays,
+    }
     with (options.folder / "errors.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    report.draw(options.folder, pictures, truth.maps, truth.regions[report.BRAIN], scan.phantom.geometry.affine)
+    report.draw(options.folder, pictures, truth.maps, truth.regions[BRAIN], scan.phantom.geometry.affine)
     text = report.findings(rows, settings, scan)
     (options.folder / "findings.md").write_text(text, encoding="utf-8")
     print(text)
@@ -132,10 +119,11 @@ def main() -> None:
 
 def make_bases(folder: Path, train: str, atoms: str) -> Bases:
     """Fold once; write the basis and the dictionary of every weight, of the largest rank."""
-    accumulator, bases = None, {}
+    accumulator, bases, spec = None, {}, folder / "spec.toml"
+    spec.write_text(SPEC, encoding="utf-8")
     for weight in WEIGHTS:
         name = folder / f"basis_{weight:g}"
-        request = bundle.Request(spec=SPEC, rank=max(RANKS), crb_weight=weight, train=train, atoms=atoms)
+        request = bundle.Request(spec=str(spec), rank=max(RANKS), crb_weight=weight, train=train, atoms=atoms)
         plan = bundle.plan(request, str(name), force=False)
         accumulator = plan.fold(report=silent) if accumulator is None else accumulator
         plan.finish(accumulator, report=silent)
@@ -173,7 +161,7 @@ def measured(scan: simulate.Scan, bases: Bases, *, correct: bool = False) -> Mea
 def tune(truth: Truth, data: Measured, bases: Bases, iterations: int, say: Callable[[str], object]) -> dict[str, Any]:
     """Choose iterations of CG and lambda of LLR: smallest median error of T1 with the basis TUNED."""
     basis, dictionary = load(bases, *TUNED)
-    operator, brain = data.operator(basis), truth.regions[report.BRAIN]
+    operator, brain = data.operator(basis), truth.regions[BRAIN]
     some = np.zeros_like(brain)
     some.flat[np.flatnonzero(brain)[:: max(1, brain.sum() // TUNING_VOXELS)]] = True
 
@@ -207,13 +195,13 @@ def reconstructed(
 ) -> tuple[list[Row], dict[report.Picture, dict[str, np.ndarray]]]:
     """Reconstruct with both methods and fit; return errors, and values in the brain."""
     basis, dictionary = load(bases, weight, rank)
-    operator, brain = data.operator(basis), truth.regions[report.BRAIN]
+    operator, brain = data.operator(basis), truth.regions[BRAIN]
     rows: list[Row] = []
     pictures = {}
     for method in report.METHODS:
         coeff = crb.reconstruct(operator, data.ksp, **settings[method])
         pictures[method, weight, rank] = fitted = truth.fit(coeff, dictionary, brain)
-        rows += errors(truth, data, basis, coeff, fitted, (method, "none", weight, rank))
+        rows += truth.errors(basis, coeff * data.scan.sigma(SNR), fitted, (method, "none", weight, rank))
     return rows, pictures
 
 
@@ -222,8 +210,8 @@ def exact(truth: Truth, bases: Bases) -> list[Row]:
     weight, rank = WEIGHTS[0], max(RANKS)
     basis, dictionary = load(bases, weight, rank)
     coeff = truth.coefficients(basis)
-    fitted = truth.fit(coeff, dictionary, truth.regions[report.BRAIN])
-    return errors(truth, None, basis, coeff, fitted, ("exact", "none", weight, rank))
+    fitted = truth.fit(coeff, dictionary, truth.regions[BRAIN])
+    return truth.errors(basis, coeff, fitted, ("exact", "none", weight, rank))
 
 
 def delayed(
@@ -235,48 +223,9 @@ def delayed(
     for name in ("uncorrected", "corrected"):
         data = measured(late, bases, correct=name == "corrected")
         coeff = crb.reconstruct(data.operator(basis), data.ksp, **settings["cg"])
-        fitted = truth.fit(coeff, dictionary, truth.regions[report.BRAIN])
-        rows += errors(truth, data, basis, coeff, fitted, ("cg", name, *DELAYED))
+        fitted = truth.fit(coeff, dictionary, truth.regions[BRAIN])
+        rows += truth.errors(basis, coeff * late.sigma(SNR), fitted, ("cg", name, *DELAYED))
     return rows, data.delays
-
-
-def errors(
-    truth: Truth,
-    data: Measured | None,
-    basis: crb.Basis,
-    coeff: np.ndarray,
-    fitted: dict[str, np.ndarray],
-    key: tuple[str, str, float, int],
-) -> list[Row]:
-    """Return the errors of T1, T2 and R1 in every region, and of the coefficients in the brain."""
-    brain = truth.regions[report.BRAIN]
-    true = truth.values(brain)
-    rows = []
-    for region, where in truth.regions.items():
-        inside = where[brain]
-        for name, values in fitted.items():
-            found, expected = values[inside], true[name][inside]
-            deviation = found / expected - 1
-            rows.append(
-                Row(*key, name, region, int(inside.sum()), _nrmse(found - expected, expected),
-                    _median(np.abs(deviation)), _median(deviation))
-            )  # fmt: skip
-    if data is not None:
-        expected = truth.coefficients(basis)[:, brain] / data.scan.sigma(SNR)
-        found = coeff[:, brain]
-        # the phase of a voxel belongs to the sensitivities
-        phase = np.exp(1j * np.angle(np.sum(expected.conj() * found, axis=0)))
-        difference = _nrmse(found - phase * expected, expected)
-        rows.append(Row(*key, "coefficients", report.BRAIN, int(brain.sum()), difference, float("nan"), float("nan")))
-    return rows
-
-
-def _nrmse(difference: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(difference) / np.linalg.norm(expected)) if expected.size else float("nan")
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if values.size else float("nan")
 
 
 def _clock() -> Callable[[str], object]:

@@ -116,9 +116,10 @@ def test_its_scaling_and_its_lambda(rng: np.random.Generator, tmp_path: Path, ca
         native = reconstruct(
             operator, ksp, lam=lam, scaling="bart", regulariser="llr", block=BLOCK, shift="none", iterations=60
         )
-    assert f"scaling of the data {found:.6g} and width {llr_width((8, 8), 3, BLOCK, overlap=False):.4g}" in caplog.text
+    factor = found * llr_width((8, 8), 3, BLOCK, overlap=False)
+    assert f"lam {lam * factor:.6g}, which bart pics without -w calls {lam:.6g}" in caplog.text
     images = bart.read_cfl(tmp_path / "coeff").T.reshape(operator.coeff_shape)
-    weight = lam * found * llr_width((8, 8), 3, BLOCK, overlap=False)
+    weight = lam * factor
     one = penalty("llr", (8, 8), block=BLOCK, shift="none")
     # the map that it leaves out at the end
     assert error(one.prox(images, step * weight), native) < allowed(operator, ksp, native)

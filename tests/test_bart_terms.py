@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bart_pics import error, matrix, problem, random_coeff, samples, tolerance
+from test_bart_penalties import allowed, noisy
+from test_bart_pics import error, matrix, tolerance
 
 from crbsvd_plugin import bart, threads
 from crbsvd_plugin.cartesian import CartesianOperator
@@ -48,20 +49,8 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def noisy(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[SubspaceOperator, np.ndarray]:
-    operator = problem(rng, shape)
-    ksp = samples(operator, random_coeff(rng, operator))
-    return operator, ksp + 0.1 * (rng.standard_normal(ksp.shape) + 1j * rng.standard_normal(ksp.shape))
-
-
 def by(*terms: str, **options: Any) -> dict[str, Any]:
     return {"backend": "bart", "bart_options": BartOptions(terms), **options}
-
-
-def allowed(operator: SubspaceOperator, ksp: np.ndarray, found: np.ndarray) -> float:
-    """Return the error of BART's operator, for images that a penalty has made smaller; see test_bart_penalties."""
-    plain = reconstruct(operator, ksp, iterations=60)
-    return tolerance(operator) * max(1.0, float(np.linalg.norm(plain) / np.linalg.norm(found)))
 
 
 @pytest.mark.parametrize("joint", [False, True])

@@ -82,7 +82,7 @@ DEATHS = [
     ("printf '#0: 1\\n#1: 0.5\\n'; kill -KILL $$", "by SIGKILL", "#0: 1 / #1: 0.5; if nobody killed it, memory ran"),
     ("echo 'ERROR: no basis' >&2; exit 1", "exit status 1", "its last words: ERROR: no basis"),
     ("head -c 999 /dev/zero > coeff.cfl; kill -BUS $$", "by SIGBUS", "no space is left for temporary files"),
-    ("exit 0", "coeff.hdr", "No such file"),
+    ("exit 0", "left no images", "coeff.hdr (No such file"),
 ]  # fmt: skip
 
 

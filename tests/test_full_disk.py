@@ -15,8 +15,8 @@ import pytest
 QUICK = ("--threads", "1", "--iterations", "3")
 OUTPUTS = {
     "recon": ("recon", "raw.h5", "b", "-o", "disk/out", *QUICK),
-    "maps": ("maps", "raw.h5", "b", "-o", "disk/out", *QUICK),
-    "volumes": ("maps", "raw.h5", "b", "-o", "disk/out", *QUICK, "--groups", "repetition"),
+    "maps": ("maps", "raw.h5", "b", "-o", "disk/out", *QUICK, "--no-misfit"),
+    "volumes": ("maps", "raw.h5", "b", "-o", "disk/out", *QUICK, "--groups", "repetition", "--no-misfit"),
     "simulate": ("simulate", "spec.toml", "-o", "disk/out.h5", *cli_case.SCAN),
     "fit": ("fit", "c", "b", "-o", "disk/out"),
     "basis": ("basis", "spec.toml", "-o", "disk/out", *cli_case.SIZES),

@@ -11,7 +11,7 @@ import pytest
 
 from crbsvd_plugin import display, files, maps
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.fit.result import Maps
+from crbsvd_plugin.fit.result import Extra, Maps, stacked
 from crbsvd_plugin.model import Parameter
 
 INFO = {
@@ -316,3 +316,39 @@ def test_unreadable_maps_are_refused_in_one_line(tmp_path):
 def test_what_is_no_single_real_map_is_refused(tmp_path, array):
     with pytest.raises(UserError, match="expected one map of real numbers"):
         maps.load_map(_save(tmp_path / "a.nii", array))
+
+
+# --- further maps, and slices ---------------------------------------------------------------------
+
+
+def test_further_maps_are_written_beside_and_are_cleared_outside_of_the_mask(tmp_path):
+    result = _result()
+    residual = np.random.default_rng(1).uniform(1, 2, result.mask.shape)
+    extra = {"RESIDUALmap": Extra(residual, "1", "what the fit leaves")}
+    maps.save_maps(replace(result, extra=extra), np.eye(4), tmp_path / "out", info=INFO, pictures=False)
+    found, _ = maps.load_map(tmp_path / "out" / "RESIDUALmap.nii.gz")
+    np.testing.assert_array_equal(found, np.where(result.mask, residual, 0).astype(np.float32))
+    sidecar = json.loads((tmp_path / "out" / "RESIDUALmap.json").read_text())
+    assert (sidecar["Description"], sidecar["Units"]) == ("what the fit leaves", "1")
+    for bad in ({"T1map": extra["RESIDUALmap"]}, {"m0MAP": extra["RESIDUALmap"]}):
+        with pytest.raises(UserError, match="names that differ"):
+            maps.save_maps(replace(result, extra=bad), np.eye(4), tmp_path / "bad", info=INFO)
+    wrong = {"RESIDUALmap": Extra(residual[0], "1", "")}
+    with pytest.raises(ValueError, match="RESIDUALmap"):
+        maps.save_maps(replace(result, extra=wrong), np.eye(4), tmp_path / "bad", info=INFO)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_slices_are_stacked_and_missing_ones_empty():
+    extra = {"A": Extra(np.ones((5, 7)), "s", "a")}
+    first, last = (replace(_result((5, 7), seed=seed), extra=extra) for seed in (1, 2))
+    volume = stacked([first, None, last])
+    for name, axis in (("theta", 1), ("m0", 0), ("edge", 0), ("mask", 0)):
+        parts = np.moveaxis(getattr(volume, name), axis, 0)
+        np.testing.assert_array_equal(parts[0], getattr(first, name))
+        assert not parts[1].any()
+        np.testing.assert_array_equal(parts[2], getattr(last, name))
+    np.testing.assert_array_equal(volume.extra["A"].array.sum(axis=(1, 2)), [35, 0, 35])
+    assert (volume.extra["A"].unit, volume.extra["A"].description) == ("s", "a")
+    with pytest.raises(ValueError, match="all slices are missing"):
+        stacked([None, None])

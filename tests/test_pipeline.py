@@ -133,6 +133,36 @@ def test_shuffled_readouts_give_the_same(rng: np.random.Generator, basis: str) -
         assert error(other.coeff, one.coeff) < SAME
 
 
+@pytest.mark.parametrize(("start", "preconditioner"), [("density", "none"), ("zero", "circulant")])
+def test_start_and_preconditioner_reach_the_solver(
+    rng: np.random.Generator, basis: str, start: str, preconditioner: str
+) -> None:
+    items, phi = scan(rng, n_slices=1, noise=False), Basis.load(basis).phi
+    options: dict[str, Any] = {"start": start, "preconditioner": preconditioner}
+    (result,) = reconstruct_stream(head(), items, Config(basis=basis, lam=0.5, iterations=2, fit=False, **options))
+    ksp = np.stack([item.data for item in items], axis=1)
+    traj = np.stack([item.traj for item in items])[..., ::-1].astype(float)
+    frame = np.array([item.idx.contrast for item in items])
+    sens = coils.estimate_sensitivities(ksp, traj, frame=frame, phi=phi, shape=(N, N))
+    operator = SubspaceOperator(traj, frame=frame, phi=phi, sens=sens)
+    expected = reconstruct(operator, ksp, lam=0.5, iterations=2, **options)
+    assert error(result.coeff, expected) < SAME
+    assert error(reconstruct(operator, ksp, lam=0.5, iterations=2), expected) > 10 * SAME
+    assert gathered([result], Config(basis=basis, **options)).info.items() >= options.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": "density", "backend": "sigpy"}, "start is density, but sigpy begins with zero"),
+        ({"preconditioner": "circulant", "regulariser": "llr"}, "which is for cg in the backend native"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_reading(basis: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        next(reconstruct_stream(head(), iter(()), Config(basis=basis, **options)))
+
+
 def test_rank_cuts_the_basis_and_the_dictionary(rng: np.random.Generator, basis: str) -> None:
     (result,) = reconstruct_stream(head(), scan(rng, n_slices=1), Config(basis=basis, rank=1, lam=0.5, iterations=3))
     assert result.coeff.shape == (1, N, N)
@@ -178,7 +208,10 @@ def results(*keys: dict[str, int], shape: tuple[int, ...] = (K, 4, 5), digest: s
         Reconstruction(
             key,
             np.full(shape, i + 1, np.complex64),
-            mrd.geometry_of(head(), readout(np.ones((1, 1)), position=key.get("slice", 0) * np.array(STEP))),
+            mrd.geometry_of(
+                header((shape[-1], shape[-2], 1 if len(shape) == 3 else shape[1]), T),
+                readout(np.ones((1, 1)), position=key.get("slice", 0) * np.array(STEP)),
+            ),
             0.5,
             None,
             digest,
@@ -246,7 +279,7 @@ def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
     found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))
     options = seen[0]
     options.pop("callback")
-    assert options == {**chosen, "solver": None}
+    assert options == {**chosen, "solver": None, "start": None, "preconditioner": None}
     assert ("reconstruction", 1, 4) in stages
     info = gathered(found, config).info
     assert info["lam_scaling"] == "bart"

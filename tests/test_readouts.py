@@ -11,7 +11,8 @@ import pytest
 from mrd_stream import header, readout, spokes
 
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.readouts import Roles, Scan, collect, is_imaging
+from crbsvd_plugin.readouts import Scan, collect, is_imaging
+from crbsvd_plugin.roles import Roles
 from crbsvd_plugin.trajectory import UNITS, radial
 
 T, N = 5, 8

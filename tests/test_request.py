@@ -106,7 +106,7 @@ def test_a_cluster_is_connected_to_only_where_one_is_asked_for(monkeypatch: pyte
         asked.append(options)
         yield "pool"
 
-    monkeypatch.setattr(request.cluster, "connect", connect)
+    monkeypatch.setattr("crbsvd_plugin.cluster.session.connect", connect)
     with ASKED.pool() as pool:
         assert pool is None
     for options in ({"workers": 2}, {"scheduler": "tcp://a:1"}):

@@ -101,7 +101,7 @@ def test_a_toml_file_and_settings_that_replace_its_own(tmp_path: Path) -> None:
         (["inversion_efficiency=2"], "inversion_efficiency is 2"),
         (
             ["prior=t1-t3"],
-            r"prior 't1-t3' is unknown, expected a table or one of: mao-mrf-table1, t1-t2 \(did you mean 't1-t2'\?\)",
+            r"prior 't1-t3' is unknown, expected a table or one of: mao-mrf-table1, .* \(did you mean 't1-t2'\?\)",
         ),
         (["fit_prior=5"], "fit_prior 5 is unknown"),
         (["name=nothing"], "model 'nothing' is unknown, expected one of: mrf-fisp"),

@@ -16,6 +16,7 @@ from typing import Any
 import cli_case
 import numpy as np
 import pytest
+from fit_case import emulated, phases, starts, voxels
 from test_cluster_command import wait_for_the_end, workers
 from test_cluster_scheduler import small
 from test_matching import KINDS, Freeze, dictionary, numbers
@@ -25,7 +26,7 @@ from crbsvd_plugin import group, mrd, pipeline, run, threads
 from crbsvd_plugin.cluster import Pool, connect
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.fit import matching, search
+from crbsvd_plugin.fit import fitter, matching, nlls, search
 from crbsvd_plugin.fit.matching import match
 from crbsvd_plugin.fit.result import Maps
 from crbsvd_plugin.group import Reconstruction
@@ -35,7 +36,7 @@ from crbsvd_plugin.readouts import Group
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")  # Dask needs it
 SLICES = 4
-MAPS = ("maps", "raw.h5", "basis_0.5", "--iterations", "500")
+MAPS = ("maps", "raw.h5", "basis_0.5", "--iterations", "500", "--no-std", "--no-misfit")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,8 @@ def there(
 ) -> list[Reconstruction]:
     """On workers; they load what this process is kept from calling."""
     with monkeypatch.context() as patch:
-        for name in ("calibrated", "solve", "match"):
-            patch.delattr(group, name)
+        for module, name in ((group, "calibrated"), (group, "solve"), (fitter, "match")):
+            patch.delattr(module, name)
         return list(reconstruct_stream(head(), items, config, pool=pool, **options))
 
 
@@ -254,6 +255,25 @@ def test_voxels_on_workers_find_the_same_atoms(
     assert len(done) > 3
     # nothing to fit, nothing to spread
     assert not match(np.zeros((3, 4, 5), np.complex64), atoms, pool=pool).mask.any()
+
+
+def test_voxels_on_workers_have_the_same_least_squares(
+    rng: np.random.Generator, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, n = emulated(), 500
+    truth = rng.uniform(-0.8, 0.8, (n, 2))
+    coeff = voxels(forward, truth, phases(rng, n), 0.02, rng).T.reshape(-1, 20, 25)
+    start = starts(forward, np.zeros((20, 25, 2)))
+    others = np.moveaxis(forward.box.theta(rng.uniform(-1, 1, (1, 20, 25, 2))), -1, 1)
+    expected = nlls.fit(coeff, forward, start, others=others)
+    monkeypatch.setattr(nlls, "_VOXELS", 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(nlls, "minimise", None)  # what is done here
+        found = nlls.fit(coeff, forward, start, others=others, pool=pool)
+    check_maps(found, expected)
+    assert found.residual is not None
+    assert expected.residual is not None
+    assert found.residual.tobytes() == expected.residual.tobytes()
 
 
 def test_a_running_scheduler_does_all_three_verbs(

@@ -27,6 +27,7 @@ VERBS = {
     "recon": "Reconstruct coefficient images from raw data.",
     "fit": "Fit maps to coefficient images.",
     "maps": "Reconstruct raw data and fit maps: the main job.",
+    "roi": "Print statistics of maps in the regions of a mask.",
     "demo": "Go the whole way on a phantom, with the errors against the truth.",
 }
 _INTERRUPTED = 130

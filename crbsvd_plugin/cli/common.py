@@ -51,17 +51,14 @@ def within(low: float, high: float) -> Callable[[click.Context, click.Parameter,
 
 
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
-mask_level = click.option(
-    "--mask-level",
-    type=float,
-    callback=within(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Fit no voxels below this share of the signal.",
-)
-refine = click.option(
-    "--refine", is_flag=True, help="Take a Gauss-Newton step off the grid of the dictionary (basis --derivatives)."
-)
+
+
+def misfit(*, default: bool) -> Callable[[F], F]:
+    """Return the option that compares the data with the images."""
+    return click.option(
+        "--misfit/--no-misfit", default=default, show_default=True,
+        help="Say how much of the data the images leave, and how much noise would: does the scan fit this basis?",
+    )  # fmt: skip
 
 
 def verb(function: F) -> Callable[..., Any]:
@@ -71,8 +68,7 @@ def verb(function: F) -> Callable[..., Any]:
     @click.option("-v", "--verbose", is_flag=True, help="Say more.")
     @functools.wraps(function)
     def wrapped(*, n_threads: int | None, verbose: bool, **options: Any) -> Any:
-        _log_to_stderr(verbose)
-        with threads.limit(n_threads):
+        with _log_to_stderr(verbose), threads.limit(n_threads):
             return function(**options)
 
     return wrapped
@@ -83,6 +79,32 @@ def _names(_context: click.Context, _parameter: click.Parameter, text: str | Non
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+_FITTING = {
+    "mask_level": click.option(
+        "--mask-level", type=float, callback=within(0, 1), default=0.05, show_default=True,
+        help="Fit no voxels below this share of the signal.",
+    ),
+    "method": click.option(
+        "--method", type=click.Choice(["matching", "nlls"]), default="matching", show_default=True,
+        help="The best atom of the dictionary, or nonlinear least squares from there.",
+    ),
+    "refine": click.option(
+        "--refine", is_flag=True,
+        help="matching: take a Gauss-Newton step off the grid of the dictionary, if it has derivatives.",
+    ),
+    "fit_starts": click.option(
+        "--fit-starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="nlls: distinct atoms to start from in every voxel; the least sum of squares counts.",
+    ),
+    "signals": click.option(
+        "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
+        help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
+    ),
+    "std": click.option(
+        "--std/--no-std", default=True, show_default=True,
+        help="With the maps, their standard deviations and the residuals of the fit.",
+    ),
+}  # fmt: skip
 _READING = {
     "rank": click.option("--rank", type=int, help="Use only the first columns of the basis."),
     "frame": click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
@@ -145,6 +167,14 @@ _READING = {
     "iterations": click.option(
         "--iterations", type=click.IntRange(min=1), default=30, show_default=True, help="Largest number of them."
     ),
+    "start": click.option(
+        "--start", type=click.Choice(["zero", "density"]), default="zero", show_default=True,
+        help="First images: zero, or the adjoint with density weights.",
+    ),
+    "preconditioner": click.option(
+        "--preconditioner", type=click.Choice(["none", "circulant"]), default="none", show_default=True,
+        help="circulant: cg needs half of the iterations, and regularises less by stopping.",
+    ),
     "kernel_cache": click.option(
         "--kernel-cache", metavar="DIR", callback=folder_name,
         help="Keep convolution kernels here, for the next scan with the same trajectory.",
@@ -206,6 +236,13 @@ _TRAINING = {
 }  # fmt: skip
 
 
+_BIDS = {
+    "bids": click.option("--bids", is_flag=True, help="Write a BIDS derivatives tree, or add to one."),
+    "subject": click.option("--subject", metavar="LABEL", help="Subject in the BIDS tree, e.g. 01."),
+    "session": click.option("--session", metavar="LABEL", help="Session in the BIDS tree."),
+}
+
+
 def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable[[F], Callable[..., Any]]:
     """Return what gives a verb these options, as one argument of that name."""
 
@@ -221,12 +258,16 @@ def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable
     return decorate
 
 
+fitting_options = _as_one("fitting", _FITTING)
+"""Give a verb that fits maps the options of `fit.fitter.prepared` and --std, as one argument `fitting`."""
 reading_options = _as_one("settings", _READING)
 """Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""
 training_options = _as_one("training", _TRAINING)
 """Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
 spreading_options = _as_one("cluster", _SPREADING)
 """Give a verb the options of `cluster.spread`, as one argument `cluster`."""
+bids_options = _as_one("tree", _BIDS)
+"""Give a verb that writes maps the options of `bids.entities`, as one argument `tree`."""
 
 
 def number_or_none(text: str, option: str) -> float | None:
@@ -268,12 +309,17 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             bar.close()
 
 
-def _log_to_stderr(verbose: bool) -> None:
+@contextmanager
+def _log_to_stderr(verbose: bool) -> Iterator[None]:
+    """Show what the package logs, as long as the verb runs."""
     logger = logging.getLogger("crbsvd_plugin")
+    before = logger.level
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    for handler in [h for h in logger.handlers if getattr(h, "of_crbsvd", False)]:
-        logger.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
-    handler.of_crbsvd = True  # type: ignore[attr-defined]
     handler.setFormatter(logging.Formatter("crbsvd: %(message)s"))
     logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

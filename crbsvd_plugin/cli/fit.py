@@ -14,9 +14,13 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
-@common.mask_level
-@common.refine
+@click.option(
+    "--b1", metavar="FILE", callback=common.file_name,
+    help="Measured map of B1 (NIfTI, relative or percent): match every voxel with atoms of its B1.",
+)  # fmt: skip
+@common.fitting_options
 @common.spreading_options
+@common.bids_options
 @common.force
 @common.verb
 def command(
@@ -25,19 +29,21 @@ def command(
     name: str,
     output: str,
     like: str | None,
-    mask_level: float,
-    refine: bool,
+    b1: str | None,
+    fitting: dict[str, Any],
     cluster: dict[str, Any],
+    tree: dict[str, Any],
     force: bool,
 ) -> None:
     """Fit maps to the coefficient images COEFF (ours, or of 'bart pics') with the dictionary of NAME.
 
     Voxels are what --workers and --scheduler spread: a single volume gains too.
     """
-    from .. import run
+    from .. import bids, run
 
+    whose = bids.entities(**tree)
     with common.stages() as report:
         written = run.fit(
-            coeff, name, output, like=like, mask_level=mask_level, refine=refine, force=force, report=report, **cluster
+            coeff, name, output, like=like, b1=b1, force=force, report=report, whose=whose, **fitting, **cluster
         )
     click.echo("\n".join(str(path) for path in written))

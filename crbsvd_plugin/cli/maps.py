@@ -13,10 +13,19 @@ from . import common
 @click.argument("raw", callback=common.file_name)
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
-@common.mask_level
-@common.refine
+@common.fitting_options
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Measure the noise of the images for --std: reconstruct N times more, with noise added.",
+)
+@common.misfit(default=True)
 @common.reading_options
 @common.spreading_options
+@common.bids_options
 @common.force
 @common.verb
 def command(
@@ -24,10 +33,12 @@ def command(
     raw: str,
     name: str,
     output: str,
-    mask_level: float,
-    refine: bool,
+    fitting: dict[str, Any],
+    replicas: int,
+    misfit: bool,
     settings: dict[str, Any],
     cluster: dict[str, Any],
+    tree: dict[str, Any],
     force: bool,
 ) -> None:
     """Reconstruct the raw data RAW (ISMRMRD .h5) in the basis NAME, and fit maps with its dictionary.
@@ -35,9 +46,10 @@ def command(
     Slices and other separate images are what --workers and --scheduler spread, one thread each: a single image gains
     nothing.
     """
-    from .. import run
+    from .. import bids, run
 
-    config = run.config(basis=name, mask_level=mask_level, refine=refine, **settings)
+    whose = bids.entities(**tree)
+    config = run.config(basis=name, replicas=replicas, misfit=misfit, **fitting, **settings)
     with common.stages() as report:
-        written = run.maps(raw, config, output, force=force, report=report, **cluster)
+        written = run.maps(raw, config, output, force=force, report=report, whose=whose, **cluster)
     click.echo("\n".join(str(path) for path in written))

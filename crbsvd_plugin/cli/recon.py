@@ -19,6 +19,7 @@ from . import common
     callback=common.file_name,
     help="Coefficient images: COEFF.cfl, COEFF.hdr, COEFF.json.",
 )
+@common.misfit(default=False)
 @common.reading_options
 @common.spreading_options
 @click.option("--dry-run", is_flag=True, help="Print shapes, memory and the same in BART; make nothing.")
@@ -29,6 +30,7 @@ def command(
     raw: str,
     name: str,
     output: str,
+    misfit: bool,
     settings: dict[str, Any],
     dry_run: bool,
     cluster: dict[str, Any],
@@ -40,8 +42,9 @@ def command(
     nothing.
     """
     from .. import run
+    from ..recon.misfit import told
 
-    config = run.config(basis=name, fit=False, **settings)
+    config = run.config(basis=name, fit=False, misfit=misfit, **settings)
     if dry_run:
         from ..forecast import forecast
 
@@ -50,3 +53,5 @@ def command(
     with common.stages() as report:
         images = run.recon(raw, config, output, force=force, report=report, **cluster)
     click.echo(f"{output}: {images.rank} coefficients, {' x '.join(map(str, images.geometry.shape))} voxels")
+    for figures in images.info["misfit"]:
+        click.echo(told(figures))

@@ -25,6 +25,9 @@ def _delays(_context: click.Context, parameter: click.Parameter, text: str) -> t
     callback=common.file_name,
     help="Raw data file, ending in .h5; the true maps go beside it.",
 )
+@click.option(
+    "--phantom", "scanned", default="brain", show_default=True, help="Or vials of the NIST phantom: nist-t1, nist-t2."
+)
 @click.option("--matrix", type=int, default=192, show_default=True, help="Voxels along either side.")
 @click.option(
     "--fov", type=float, callback=common.within(10, 1000), default=240.0, show_default=True, help="Field of view [mm]."
@@ -48,6 +51,7 @@ def command(
     *,
     spec: str,
     output: str,
+    scanned: str,
     matrix: int,
     fov: float,
     n_coils: int,
@@ -59,15 +63,16 @@ def command(
     settings: tuple[str, ...],
     force: bool,
 ) -> None:
-    """Scan a brain phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data."""
+    """Scan a digital phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data."""
     from .. import simulate
     from ..spec import quantity, resolve
 
     model = resolve(spec, settings).model
     with common.stages() as report:
         written = simulate.simulate(
-            model, output, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
-            phase_drift=quantity(phase_drift, si="rad"), snr=common.number_or_none(snr, "--snr"), seed=seed,
-            force=force, progress=lambda done, total: report("k-space", done, total),
+            model, output, scanned=scanned, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots,
+            gradient_delay=gradient_delay, phase_drift=quantity(phase_drift, si="rad"),
+            snr=common.number_or_none(snr, "--snr"), seed=seed, force=force,
+            progress=lambda done, total: report("k-space", done, total),
         )  # fmt: skip
     click.echo("\n".join(str(path) for path in written.values()))

@@ -65,11 +65,8 @@ def match(
     if refine:
         dictionary.require_derivatives()
     shape = coeff.shape[1:]
-    voxels = np.ascontiguousarray(coeff.reshape(len(coeff), -1).T, dtype=np.complex64)
-    finite = np.asarray(np.isfinite(voxels).all(axis=1))
-    size = np.linalg.norm(np.where(finite[:, None], voxels, 0), axis=1)
-    brightest = np.percentile(size[finite], 99) if finite.any() else 0.0
-    mask = (size > 0) & (size >= mask_level * brightest)
+    voxels = _voxels(coeff)
+    mask = foreground(coeff, mask_level)
     chosen = np.flatnonzero(mask)
     blocks = (voxels[chosen[start : start + _VOXELS]] for start in range(0, len(chosen), _VOXELS))
     best, done = np.zeros(len(chosen), np.intp), 0
@@ -87,6 +84,19 @@ def match(
         theta[:, chosen] = dictionary.theta[best].T
         m0[chosen] = np.sum(dictionary.coeff[best].conj() * voxels[chosen], axis=1) / dictionary.norm[best]
     edge[chosen] = dictionary.edge[best]
-    return Maps(
-        dictionary.parameters, theta.reshape(-1, *shape), m0.reshape(shape), edge.reshape(shape), mask.reshape(shape)
-    )
+    return Maps(dictionary.parameters, theta.reshape(-1, *shape), m0.reshape(shape), edge.reshape(shape), mask)
+
+
+def foreground(coeff: NDArray[Any], mask_level: float) -> NDArray[np.bool_]:
+    """Return the voxels (*X) of coefficient images (K, *X) that are fitted, see `match`."""
+    voxels = _voxels(coeff)
+    finite = np.asarray(np.isfinite(voxels).all(axis=1))
+    size = np.linalg.norm(np.where(finite[:, None], voxels, 0), axis=1)
+    brightest = np.percentile(size[finite], 99) if finite.any() else 0.0
+    mask: NDArray[np.bool_] = (size > 0) & (size >= mask_level * brightest)
+    return mask.reshape(coeff.shape[1:])
+
+
+def _voxels(coeff: NDArray[Any]) -> NDArray[np.complex64]:
+    """Return coefficient images (K, *X) as voxels (V, K)."""
+    return np.ascontiguousarray(coeff.reshape(len(coeff), -1).T, dtype=np.complex64)

@@ -63,6 +63,11 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
     return built
 
 
+def smooth(spec: Mapping[str, Any]) -> SignalModel:
+    """Build the signal model that `spec` describes at its full accuracy: one that leaves nothing out has no steps."""
+    return build({**spec, "accuracy": 0.0} if "accuracy" in spec else spec)
+
+
 def _plain(value: Any) -> Any:
     """Return numpy's numbers and arrays as Python's, in lists too."""
     if isinstance(value, np.ndarray | np.generic):

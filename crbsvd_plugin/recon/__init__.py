@@ -8,32 +8,35 @@ R(c) = 1/2 ||c||^2 (l2), the nuclear norms of blocks (llr), or the l1 norm of wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..errors import UserError
-from .admm import admm
 from .bart_options import PLAIN, BartOptions
-from .cg import conjugate_gradients
-from .fista import fista
-from .objective import finite
+from .choice import (
+    BACKENDS,
+    PRECONDITIONERS,
+    SOLVERS,
+    Backend,
+    Preconditioner,
+    Solver,
+    check_numbers,
+    choose_solver,
+)  # fmt: skip
+from .native import Start, first_images, preconditioner_of, solve
+from .objective import right_hand_side
 from .penalty import REGULARISERS, SHIFTS, Regulariser, Shift, penalty
-from .scaling import SCALINGS, Scaling, lam_of_bart
+from .scaling import SCALINGS, Scaling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "BACKENDS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
-    "Backend", "BartOptions", "Encoding", "Regulariser", "Scaling", "Shift", "Solver", "choose_solver", "reconstruct",
-    "solve",
+    "BACKENDS", "PRECONDITIONERS", "REGULARISERS", "SCALINGS", "SHIFTS", "SOLVERS",
+    "Backend", "BartOptions", "Encoding", "Preconditioner", "Regulariser", "Scaling", "Shift", "Solver", "Start",
+    "choose_solver", "first_images", "preconditioner_of", "reconstruct", "solve",
 ]  # fmt: skip
-
-Backend = Literal["native", "sigpy", "bart"]
-BACKENDS: tuple[Backend, ...] = ("native", "sigpy", "bart")
-Solver = Literal["cg", "fista", "admm"]
-SOLVERS: tuple[Solver, ...] = ("cg", "fista", "admm")
 
 
 class Encoding(Protocol):
@@ -80,7 +83,8 @@ def reconstruct(
     solver: Solver | None = None,
     iterations: int = 30,
     tolerance: float = 0.0,
-    start: NDArray[Any] | None = None,
+    start: NDArray[Any] | Start = "zero",
+    preconditioner: Preconditioner = "none",
     backend: Backend = "native",
     bart_options: BartOptions = PLAIN,
     callback: Callable[[int, Any], object] | None = None,
@@ -112,8 +116,11 @@ def reconstruct(
     tolerance : float
         Stop early. cg: where the residual falls below this share of its start; fista and admm: where the images change
         by less than this share of their norm. Native only.
-    start : array (K, *X), optional
-        First images; zero if not given. Not for sigpy.
+    start : array (K, *X), "zero" or "density"
+        First images. density: the adjoint with density weights, see `density`, for a SubspaceOperator. Not for sigpy.
+    preconditioner : {"none", "circulant"}
+        circulant: cg needs half of the iterations, which regularise less; see `circulant`. Native only, and for
+        a SubspaceOperator.
     backend : {"native", "sigpy", "bart"}
         Ours, SigPy's (l2 alone), or BART's ``pics``.
     bart_options : BartOptions
@@ -128,137 +135,32 @@ def reconstruct(
     ValueError
         Shapes do not fit.
     """
-    _check_numbers(lam=lam, iterations=iterations, tolerance=tolerance, scaling=scaling)
+    check_numbers(lam=lam, iterations=iterations, tolerance=tolerance, scaling=scaling)
     if backend not in BACKENDS:
         raise UserError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
-    if start is not None and start.shape != operator.coeff_shape:
-        raise ValueError(f"start has shape {start.shape}, expected {operator.coeff_shape}")
     penalty(regulariser, operator.coeff_shape[1:], block=block, shift=shift)  # refuses what it does not know
     solver = choose_solver(
         solver, regulariser=regulariser, lam=lam, shift=shift, tolerance=tolerance, backend=backend,
-        bart_options=bart_options,
+        bart_options=bart_options, preconditioner=preconditioner, start=start if isinstance(start, str) else "images",
     )  # fmt: skip
-    if backend == "native":
-        return solve(
-            operator.normal, operator.adjoint(ksp), lam=lam, regulariser=regulariser, block=block, shift=shift,
-            scaling=scaling, solver=solver, iterations=iterations, tolerance=tolerance, start=start, callback=callback,
-        )  # fmt: skip
     if backend == "sigpy":
-        if start is not None:
-            raise UserError("sigpy begins with zero; leave start out, or take the backend native")
         from . import sigpy_app
 
         # lam means the same in any scaling of the data: l2 is all that sigpy is given
         return sigpy_app.solve(operator, ksp, lam=lam, iterations=iterations, callback=callback)
-    from .bart_pics import solve as solve_by_bart
-
-    return np.asarray(
-        solve_by_bart(
-            operator, ksp, lam=lam, regulariser=regulariser, block=block, shift=shift, scaling=scaling, solver=solver,
-            iterations=iterations, start=start, options=bart_options, callback=callback,
-        )
-    )  # fmt: skip
-
-
-def solve(
-    normal: Callable[[NDArray[Any]], NDArray[Any]],
-    right: NDArray[Any],
-    *,
-    lam: float = 0.0,
-    regulariser: Regulariser = "l2",
-    block: int = 8,
-    shift: Shift = "random",
-    scaling: Scaling = "none",
-    solver: Solver | None = None,
-    iterations: int = 30,
-    tolerance: float = 0.0,
-    start: NDArray[Any] | None = None,
-    callback: Callable[[int, NDArray[Any]], object] | None = None,
-) -> NDArray[Any]:
-    """Return what `reconstruct` does natively, when its k-space is not needed any more.
-
-    Parameters
-    ----------
-    normal : callable
-        c -> A^H W A c, a new array.
-    right : complex array (K, *X)
-        A^H W y.
-    lam, regulariser, block, shift, scaling, solver, iterations, tolerance, start, callback
-        As for `reconstruct`.
-
-    Raises
-    ------
-    UserError
-        An option is out of range or options do not go together, or `right` is not finite.
-    """
-    _check_numbers(lam=lam, iterations=iterations, tolerance=tolerance, scaling=scaling)
-    function = penalty(regulariser, right.shape[1:], block=block, shift=shift)
-    solver = choose_solver(solver, regulariser=regulariser, shift=shift, tolerance=tolerance, backend="native")
-    right = finite(right)
-    if scaling == "bart":
-        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
-    if solver == "cg":
-        return conjugate_gradients(
-            normal, right, lam=lam, iterations=iterations, tolerance=tolerance, start=start, callback=callback
-        )
-    method = fista if solver == "fista" else admm
-    return method(
-        normal, right, penalty=function, lam=lam, iterations=iterations, tolerance=tolerance, start=start,
-        callback=callback,
-    )  # fmt: skip
-
-
-def _check_numbers(*, lam: float, iterations: int, tolerance: float, scaling: Scaling) -> None:
-    """Refuse numbers that are out of range, see `reconstruct`.
-
-    Raises
-    ------
-    UserError
-        One is.
-    """
-    if not 0 <= lam < np.inf:
-        raise UserError(f"lam is {lam}, expected at least 0")
-    if iterations < 1:
-        raise UserError(f"iterations is {iterations}, expected at least 1")
-    if not 0 <= tolerance < np.inf:
-        raise UserError(f"tolerance is {tolerance}, expected at least 0")
-    if scaling not in SCALINGS:
-        raise UserError(f"scaling is {scaling!r}, expected one of {', '.join(SCALINGS)}")
-
-
-def choose_solver(
-    solver: Solver | None,
-    *,
-    regulariser: Regulariser,
-    shift: Shift,
-    tolerance: float,
-    backend: Backend,
-    lam: float = 0.0,
-    bart_options: BartOptions = PLAIN,
-) -> Solver:
-    """Return the solver that these options ask for, see `reconstruct`.
-
-    Raises
-    ------
-    UserError
-        They do not go together.
-    """
-    bart_options.check(backend=backend, regulariser=regulariser, lam=lam, shift=shift)
-    usual: Solver = "cg" if regulariser == "l2" else "fista"
-    if bart_options.terms:
-        usual = bart_options.solver()
-    solver = solver or usual
-    if solver not in SOLVERS:
-        raise UserError(f"solver is {solver!r}, expected one of {', '.join(SOLVERS)}")
-    if solver == "cg" and regulariser != "l2":
-        raise UserError(f"solver is cg, which cannot solve {regulariser}; use fista or admm")
-    if backend == "sigpy" and (regulariser != "l2" or solver != "cg" or tolerance):
-        raise UserError("sigpy solves l2 by cg, and stops by iterations alone; leave the other options out")
     if backend == "bart":
-        if solver != usual:
-            raise UserError(f"solver is {solver}, but bart solves this by {usual}; leave it out")
-        if tolerance:
-            raise UserError(f"tolerance is {tolerance}, but bart stops by iterations alone; leave it at 0")
-        if regulariser == "wavelet" and shift == "overlap":
-            raise UserError("shift is overlap, which bart has for llr only; use random or none, or the backend native")
-    return solver
+        from .bart_pics import solve as solve_by_bart
+
+        return np.asarray(
+            solve_by_bart(
+                operator, ksp, lam=lam, regulariser=regulariser, block=block, shift=shift, scaling=scaling,
+                solver=solver, iterations=iterations, start=start, options=bart_options, callback=callback,
+            )
+        )  # fmt: skip
+    right = right_hand_side(operator, ksp)
+    images = first_images(start, operator, ksp, right, lam=lam, regulariser=regulariser)
+    return solve(
+        operator.normal, right, lam=lam, regulariser=regulariser, block=block, shift=shift, scaling=scaling,
+        solver=solver, iterations=iterations, tolerance=tolerance, start=images,
+        preconditioner=preconditioner_of(preconditioner, operator, lam=lam), callback=callback,
+    )  # fmt: skip

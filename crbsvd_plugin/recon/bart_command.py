@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .. import bart
+from ..errors import UserError
 from ..threads import count
 from .bart_files import BASIS, COEFF, KSP, PATTERN, PSF, SENS, START, TRAJ
 from .bart_options import Term, solver_of
@@ -104,4 +105,7 @@ def run_pics(
             callback(done, None)
 
     bart.run(command[1:], folder=folder, threads=count(), on_line=on_line)
-    return bart.read_cfl(folder / COEFF)
+    try:
+        return bart.read_cfl(folder / COEFF)
+    except UserError as error:
+        raise UserError(f"BART ended as if all were well, but left no images: {error}") from None

@@ -43,13 +43,15 @@ from .bart_command import pics_command, run_pics
 from .bart_files import PSF, START, Readouts, check, columns, export
 from .bart_options import BartOptions, Term, check_padding
 from .eigenvalue import step_size
+from .native import Start, first_images
 from .objective import right_hand_side
 from .penalty import Regulariser, Shift, penalty
-from .scaling import Scaling, data_scale, lam_of_bart, llr_width
+from .scaling import Scaling, data_scale, llr_width, scaled_lam
 
 if TYPE_CHECKING:
     from ..kernel_cache import KernelCache
-    from . import Encoding, Solver
+    from . import Encoding
+    from .choice import Solver
 
 
 def solve(
@@ -63,7 +65,7 @@ def solve(
     scaling: Scaling,
     solver: Solver,
     iterations: int,
-    start: NDArray[Any] | None,
+    start: NDArray[Any] | Start,
     options: BartOptions,
     callback: Callable[[int, None], object] | None,
 ) -> NDArray[np.complex64]:
@@ -71,21 +73,22 @@ def solve(
     cached = getattr(operator, "kernel_cache", None) is not None
     bart.require(options.features(shift=shift, regulariser=regulariser, psf=cached))
     terms = options.read()
-    right = None
-    if scaling == "bart" or start is not None:
+    right, images = None, None
+    if scaling == "bart" or not isinstance(start, str) or start != "zero":
         right = right_hand_side(operator, ksp)
-    if scaling == "bart" and right is not None:
-        lam = lam_of_bart(lam, right, regulariser=regulariser, block=block, shift=shift)
-        scale = data_scale(right)
-        terms = [term.scaled(scale) for term in terms]
+        images = first_images(start, operator, ksp, right, lam=lam, regulariser=regulariser)
+        if scaling == "bart":
+            lam = scaled_lam(lam, right, scaling=scaling, regulariser=regulariser, block=block, shift=shift)
+            scale = data_scale(right) if terms else 1.0
+            terms = [term.scaled(scale) for term in terms]
     step = 1.0
     if solver == "fista":
         step = step_size(operator.normal, operator.coeff_shape, operator.dtype)
-        if start is not None:  # its iterations begin with the proximal map, ours with the gradient
-            start = start - step * (operator.normal(start) - right)
+        if images is not None:  # its iterations begin with the proximal map, ours with the gradient
+            images = images - step * (operator.normal(images) - right)
     return pics(
         operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=step,
-        start=start, terms=terms, lowmem=options.lowmem, callback=callback,
+        start=images, terms=terms, lowmem=options.lowmem, callback=callback,
     )  # fmt: skip
 
 
@@ -151,15 +154,7 @@ def pics(
         if lowmem or not (terms or regulariser == "l2"):
             what = "low memory" if lowmem else f"regulariser is {regulariser}"
             raise UserError(f"{what}: bart gets grids with l2 or its own terms alone; take the backend native")
-        command = pics_command(lam=lam, **given, cartesian=True)
-        bart_grid.check(operator, ksp)
-        bart.find()  # before gigabytes are written
-        with bart.temporary_folder() as folder:
-            bart_grid.export(operator, ksp, folder)
-            if start is not None:
-                bart.write_cfl(folder / START, columns(start)[:, :, :, None, None, None])
-            image = run_pics(command, folder, iterations=iterations, callback=callback)
-        return np.ascontiguousarray(image.T.reshape(operator.coeff_shape))
+        return _on_grid(operator, ksp, pics_command(lam=lam, **given, cartesian=True), iterations, start, callback)
     if not isinstance(operator, Readouts):
         raise UserError(
             f"bart has no form for the operator {type(operator).__name__}, expected readouts or a grid; "
@@ -194,6 +189,25 @@ def pics(
         return coeff
     function = penalty(regulariser, shape, block=block, shift=shift)
     return function.prox(coeff, step * lam, iterations)
+
+
+def _on_grid(
+    operator: CartesianOperator,
+    ksp: NDArray[Any],
+    command: list[str],
+    iterations: int,
+    start: NDArray[Any] | None,
+    callback: Callable[[int, None], object] | None,
+) -> NDArray[np.complex64]:
+    """Run a command of `pics_command` for Cartesian k-space, see `bart_grid`."""
+    bart_grid.check(operator, ksp)
+    bart.find()  # before gigabytes are written
+    with bart.temporary_folder() as folder:
+        bart_grid.export(operator, ksp, folder)
+        if start is not None:
+            bart.write_cfl(folder / START, columns(start)[:, :, :, None, None, None])
+        image = run_pics(command, folder, iterations=iterations, callback=callback)
+    return np.ascontiguousarray(image.T.reshape(operator.coeff_shape))
 
 
 def command_like(

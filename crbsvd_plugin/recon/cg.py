@@ -22,6 +22,7 @@ def conjugate_gradients(
     iterations: int,
     tolerance: float = 0.0,
     start: NDArray[Any] | None = None,
+    preconditioner: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     callback: Callable[[int, NDArray[Any]], object] | None = None,
 ) -> NDArray[Any]:
     """Return the minimiser of 1/2 sum w |A x - y|^2 + lam/2 ||x||^2.
@@ -44,6 +45,9 @@ def conjugate_gradients(
         accuracy of a NUFFT, as without a penalty it does at last.
     start : array, optional
         First x; zero if not given, which saves one product with the operator.
+    preconditioner : callable, optional
+        r -> M r, a new array; M is Hermitian and positive, and near the inverse of A^H W A + lam. It changes the way
+        to the minimum, not the minimum; where the way is stopped early, it changes the result.
     callback : callable, optional
         Called with the number of iterations done and the current x, which it must not change.
 
@@ -55,8 +59,9 @@ def conjugate_gradients(
     weight = right.real.dtype.type(lam)
     x = np.zeros_like(right) if start is None else start.astype(right.dtype)
     residual = right.copy() if start is None else right - normal(x) - weight * x
-    direction = residual.copy()
+    direction = residual.copy() if preconditioner is None else preconditioner(residual)
     energy = first = _energy(residual)
+    product = energy if preconditioner is None else float(np.vdot(residual, direction).real)
     eps = float(np.finfo(right.dtype).eps)
     largest, rounding = 0.0, eps**_ROUNDING
     # the residual would fall on, until its square is no number any more
@@ -74,12 +79,14 @@ def conjugate_gradients(
             break  # what is left lies where A sees nothing
         if not curvature > 0:
             raise ArithmeticError(f"normal operator is not positive: curvature {curvature:g} at iteration {iteration}")
-        step = right.real.dtype.type(energy / curvature)
+        step = right.real.dtype.type(product / curvature)
         x += step * direction
         residual -= step * applied
-        before, energy = energy, _energy(residual)
-        direction *= right.real.dtype.type(energy / before)
-        direction += residual
+        before, energy = product, _energy(residual)
+        moved = residual if preconditioner is None else preconditioner(residual)
+        product = energy if preconditioner is None else float(np.vdot(residual, moved).real)
+        direction *= right.real.dtype.type(product / before)
+        direction += moved
         if callback is not None:
             callback(iteration, x)
     return x

@@ -70,16 +70,14 @@ def llr_width(shape: tuple[int, ...], rank: int, block: int, *, overlap: bool) -
     return math.sqrt(n_voxels) + math.sqrt(rank) + math.sqrt(math.log(n_blocks * min(n_voxels, rank)))
 
 
-def lam_of_bart(lam: float, right: NDArray[Any], *, regulariser: Regulariser, block: int, shift: Shift) -> float:
-    """Return the weight in our objective that does what `lam` does in BART.
+def bart_factor(right: NDArray[Any], *, regulariser: Regulariser, block: int, shift: Shift) -> float:
+    """Return how many times larger a weight in our objective is than the `lam` that does the same in BART.
 
     Parameters
     ----------
-    lam : float
-        What BART is told.
     right : array (K, *X)
         A^H W y.
-    regulariser : {"l2", "llr", "wavelet"}
+    regulariser : {"llr", "wavelet"}
         The penalty.
     block, shift
         Blocks of llr, see `reconstruct`.
@@ -89,11 +87,21 @@ def lam_of_bart(lam: float, right: NDArray[Any], *, regulariser: Regulariser, bl
     Dividing the data by s and multiplying the result by s is the same as the weight s lam, where R(s c) = s R(c), and
     changes nothing where R is quadratic.
     """
-    if regulariser == "l2":
-        logger.info("lam %g: the scaling of the data does not matter to l2", lam)
-        return lam
-    scale = data_scale(right)
     overlap = shift == "overlap"
     width = llr_width(right.shape[1:], len(right), block, overlap=overlap) if regulariser == "llr" else 1.0
-    logger.info("lam %g, times scaling of the data %.6g and width %.4g", lam, scale, width)
-    return lam * scale * width
+    return data_scale(right) * width
+
+
+def scaled_lam(
+    lam: float, right: NDArray[Any], *, scaling: Scaling, regulariser: Regulariser, block: int, shift: Shift
+) -> float:
+    """Return the weight in our objective of a `lam` in the units of `scaling`, and tell what it is in both units.
+
+    The other arguments are those of `bart_factor`.
+    """
+    if regulariser == "l2":
+        return lam  # the same in both
+    factor = bart_factor(right, regulariser=regulariser, block=block, shift=shift)
+    ours = lam * factor if scaling == "bart" else lam
+    logger.info("lam %.6g, which bart pics without -w calls %.6g (its scaling here: %.6g)", ours, ours / factor, factor)
+    return ours
