@@ -54,9 +54,9 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
     fastmath : bool or set of str
         The floating-point freedoms of LLVM that the kernel can stand.
     inline : bool
-        Only called from other kernels, and made part of them: neither cached nor entered from Python. A call that is
-        left to LLVM can cost ten times as much as a short loop over a few vectors: every array is many arguments, and
-        references to it are counted.
+        Only called from other kernels, and made part of them: neither cached nor entered from Python. It can neither
+        make arrays nor return them, because it counts no references to those that it is given: counting takes as long
+        as a loop over a few vectors, and so does a call that is left to LLVM.
     """
 
     def decorate(function: F) -> F:
@@ -68,7 +68,7 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
                 numba.config.CACHE_DIR = str(folder)
             compiled: F = numba.njit(
                 nogil=True, parallel=parallel, fastmath=fastmath, cache=folder is not None, error_model="numpy",
-                forceinline=inline,
+                forceinline=inline, _nrt=not inline,
             )(function)  # fmt: skip
         finally:
             numba.config.CACHE_DIR = before

@@ -43,10 +43,8 @@ class Index:
         Which atom it is; B for none.
     is_complex : bool
         There are 2 K.
-    first : int
-        Where atom 0 lies.
     norm : float
-        The largest norm of an atom.
+        The largest norm of an atom, or 1 where all are zero.
     leaves, branches : float32 array (blocks, n + 2, WIDTH)
         Balls around leaves, a block for every branch, and around branches: the unit vector of the centre, cosine and
         sine of the radius, which is at most a right angle.
@@ -55,7 +53,6 @@ class Index:
     atoms: NDArray[np.float32]
     number: NDArray[np.int32]
     is_complex: bool
-    first: int
     norm: float
     leaves: NDArray[np.float32]
     branches: NDArray[np.float32]
@@ -74,10 +71,9 @@ def build(atoms: NDArray[np.complex64]) -> Index:
     number = np.full((n_leaves, WIDTH), n_atoms, np.int32)
     squares = np.zeros(n_leaves)
     _pack(raw, order, packed, number, squares)
-    norm = float(np.sqrt(squares.max()))
+    norm = float(np.sqrt(squares.max())) or 1.0
     rank = atoms.shape[1] if is_complex else 0
-    first = int(np.flatnonzero(order == 0)[0])
-    return Index(packed, number, is_complex, first, norm, _balls(packed, rank, 1), _balls(packed, rank, WIDTH))
+    return Index(packed, number, is_complex, norm, _balls(packed, rank, 1), _balls(packed, rank, WIDTH))
 
 
 def _real_part(atoms: NDArray[np.complex64]) -> NDArray[np.float32] | None:
@@ -137,8 +133,10 @@ def _sort_groups(atoms, order, out, out_order, edges, unit):  # type: ignore[no-
         low, high = edges[group], edges[group + 1]
         size = high - low
         if size <= unit:
-            out[low:high] = atoms[low:high]
-            out_order[low:high] = order[low:high]
+            for i in range(low, high):
+                out_order[i] = order[i]
+                for a in range(n):
+                    out[i, a] = atoms[i, a]
             continue
         direction = _longest(atoms, low, high)
         keys = np.empty(size, np.float32)
@@ -165,7 +163,7 @@ def _sort_groups(atoms, order, out, out_order, edges, unit):  # type: ignore[no-
                 out[place, a] = atoms[low + i, a]
 
 
-@kernel(inline=True, fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def _longest(atoms, low, high):  # type: ignore[no-untyped-def]
     """Return the direction in which atoms low to high, or some of them, are spread most."""
     n = atoms.shape[1]

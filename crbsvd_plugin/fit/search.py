@@ -39,14 +39,10 @@ def search(voxels: NDArray[np.complex64], index: Index) -> NDArray[np.intp]:
     """
     best = np.zeros(len(voxels), np.intp)
     _search(
-        np.ascontiguousarray(voxels), index.is_complex, index.atoms, index.number, index.first, index.norm,
-        index.leaves, index.branches, best,
+        np.ascontiguousarray(voxels), index.is_complex, index.atoms, index.number, index.norm, index.leaves,
+        index.branches, best,
     )  # fmt: skip
     return best
-
-
-# numba counts views of arrays, and arrays that are given to a function of many, which takes longer than the work on a
-# row: so arrays go whole, with the index of the row that is meant, and what is called for every leaf takes few of them.
 
 
 @kernel(inline=True, fastmath=_FAST)
@@ -60,10 +56,19 @@ def _scores(p, q, v, n, x, at, out, to, other):  # type: ignore[no-untyped-def]
             t = q0 * x[at, 0, j] + q1 * x[at, 1, j] + q2 * x[at, 2, j] + q3 * x[at, 3, j] + q4 * x[at, 4, j]
             out[to, j] = s * s + t * t
         return
+    p5, p6, p7, p8, p9 = p[v, 5], p[v, 6], p[v, 7], p[v, 8], p[v, 9]
+    q5, q6, q7, q8, q9 = q[v, 5], q[v, 6], q[v, 7], q[v, 8], q[v, 9]
+    if n == 2 * STEP:
+        for j in range(WIDTH):
+            s = p0 * x[at, 0, j] + p1 * x[at, 1, j] + p2 * x[at, 2, j] + p3 * x[at, 3, j] + p4 * x[at, 4, j]
+            t = q0 * x[at, 0, j] + q1 * x[at, 1, j] + q2 * x[at, 2, j] + q3 * x[at, 3, j] + q4 * x[at, 4, j]
+            s += p5 * x[at, 5, j] + p6 * x[at, 6, j] + p7 * x[at, 7, j] + p8 * x[at, 8, j] + p9 * x[at, 9, j]
+            t += q5 * x[at, 5, j] + q6 * x[at, 6, j] + q7 * x[at, 7, j] + q8 * x[at, 8, j] + q9 * x[at, 9, j]
+            out[to, j] = s * s + t * t
+        return
     for j in range(WIDTH):
-        out[to, j] = p0 * x[at, 0, j] + p1 * x[at, 1, j] + p2 * x[at, 2, j] + p3 * x[at, 3, j] + p4 * x[at, 4, j]
-        other[j] = q0 * x[at, 0, j] + q1 * x[at, 1, j] + q2 * x[at, 2, j] + q3 * x[at, 3, j] + q4 * x[at, 4, j]
-    for a in range(STEP, n, STEP):
+        out[to, j], other[j] = 0, 0
+    for a in range(0, n, STEP):
         p0, p1, p2, p3, p4 = p[v, a], p[v, a + 1], p[v, a + 2], p[v, a + 3], p[v, a + 4]
         q0, q1, q2, q3, q4 = q[v, a], q[v, a + 1], q[v, a + 2], q[v, a + 3], q[v, a + 4]
         b, c, d, e = a + 1, a + 2, a + 3, a + 4
@@ -76,11 +81,10 @@ def _scores(p, q, v, n, x, at, out, to, other):  # type: ignore[no-untyped-def]
 
 @kernel(inline=True, fastmath=_FAST)
 def _any_above(scores, at, least):  # type: ignore[no-untyped-def]
-    count = np.int32(0)
+    found = np.uint8(0)  # not a bool, of which LLVM makes no vectors
     for j in range(WIDTH):
-        if scores[at, j] >= least:
-            count += np.int32(1)
-    return count > 0
+        found |= np.uint8(scores[at, j] >= least)
+    return found > 0
 
 
 @kernel(inline=True)
@@ -105,6 +109,20 @@ def _may_hold(scores, to, balls, at, n, psi, margin, flags):  # type: ignore[no-
 
 
 @kernel(inline=True)
+def _flagged(flags, words, n, out):  # type: ignore[no-untyped-def]
+    """Write the numbers below n of the flags that are set, few of most; return how many. Words are eight flags."""
+    count = 0
+    for word in range(len(words)):
+        if words[word] != 0:
+            for j in range(8 * word, 8 * word + 8):
+                out[count] = j
+                count += flags[j]
+    while count > 0 and out[count - 1] >= n:
+        count -= 1
+    return count
+
+
+@kernel(inline=True)
 def _exact(voxels, v, atoms, leaf, j, is_complex):  # type: ignore[no-untyped-def]
     """Return |d^H c|^2 in double precision; products are exact there, and summed in the order of the coefficients."""
     re, im = 0.0, 0.0
@@ -119,27 +137,6 @@ def _exact(voxels, v, atoms, leaf, j, is_complex):  # type: ignore[no-untyped-de
             re += d * c.real
             im += d * c.imag
     return re * re + im * im
-
-
-@kernel(inline=True)
-def _all_exact(voxels, v, atoms, leaf, is_complex, out):  # type: ignore[no-untyped-def]
-    """Write what `_exact` returns of every atom of a leaf to row 0 of out; row 1 is used too."""
-    for j in range(WIDTH):
-        out[0, j], out[1, j] = 0, 0
-    for k in range(voxels.shape[1]):
-        c = np.complex128(voxels[v, k])
-        x, y = c.real, c.imag
-        if is_complex:
-            a, b = 2 * k, 2 * k + 1
-            for j in range(WIDTH):
-                out[0, j] += np.float64(atoms[leaf, a, j]) * x + np.float64(atoms[leaf, b, j]) * y
-                out[1, j] += np.float64(atoms[leaf, a, j]) * y - np.float64(atoms[leaf, b, j]) * x
-        else:
-            for j in range(WIDTH):
-                out[0, j] += np.float64(atoms[leaf, k, j]) * x
-                out[1, j] += np.float64(atoms[leaf, k, j]) * y
-    for j in range(WIDTH):
-        out[0, j] = out[0, j] * out[0, j] + out[1, j] * out[1, j]
 
 
 @kernel(inline=True)
@@ -176,120 +173,109 @@ def _angle(score, low):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _improve(  # type: ignore[no-untyped-def]
-    voxels, v, atoms, number, leaf, is_complex, row, tops, top_bits, found, exact, exact_bits
-):
-    """Take the best atom of a leaf if it is better than that of a row, and return where it lies, else -1."""
-    at = -1
-    _all_exact(voxels, v, atoms, leaf, is_complex, exact)
-    largest = np.int64(0)
-    for j in range(WIDTH):
-        largest = max(largest, exact_bits[0, j])
-    if largest >= top_bits[row]:
-        for j in range(WIDTH):
-            score = exact[0, j]
-            if score > tops[row] or (score == tops[row] and number[leaf, j] < found[row]):
-                tops[row], found[row], at = score, number[leaf, j], j
+def _scan(voxels, v, row, index, leaf, rows, slack, scores, bits, to, other):  # type: ignore[no-untyped-def]
+    """Take the best atom of a leaf if it is better than that of a row so far, and return where it lies, else -1."""
+    is_complex, atoms, number = index
+    p, q, units, tops, found = rows
+    at, j = -1, 0
+    _scores(p, q, row, atoms.shape[1], atoms, leaf, scores, to, other)
+    if _any_above(scores, to, np.float32(tops[row] * units[row] - slack)):
+        # first the one that leaves little to be compared with
+        following = _largest(bits, to)
+        while following < WIDTH:
+            score = _exact(voxels, v, atoms, leaf, following, is_complex)
+            if score > tops[row] or (score == tops[row] and number[leaf, following] < found[row]):
+                tops[row], found[row], at = score, number[leaf, following], following
+            least = np.float32(tops[row] * units[row] - slack)
+            while j < WIDTH and scores[to, j] < least:
+                j += 1
+            following, j = j, j + 1
     return at
 
 
-@kernel(parallel=True)
-def _search(voxels, is_complex, atoms, number, first, norm, leaves, branches, best):  # type: ignore[no-untyped-def]
-    n_voxels, n, n_leaves, n_branches, n_blocks = len(voxels), atoms.shape[1], len(atoms), len(leaves), len(branches)
+@kernel(inline=True)
+def _search_tile(voxels, begin, end, index, norm, leaves, branches, rows, work, best):  # type: ignore[no-untyped-def]
+    """Search voxels begin to end; `rows` holds the voxel in work, after those that are left for later."""
+    is_complex, atoms, number = index
+    p, q, units, tops, found = rows
+    left, a, b, scores, score_bits, other, flags, words, branch_list, leaf_list = work
+    n, n_leaves, n_branches, n_blocks = atoms.shape[1], len(atoms), len(leaves), len(branches)
     margin = np.float32(2 * (n + 5) * _UNIT)
     slack = 3 * (n + 4) * _UNIT * norm * norm
     most = _FEW + n_leaves // _SHARE
     of_leaves, of_atoms = n_blocks, n_blocks + 1  # rows of scores after those of the branches
+    row, place = 0, 0
+    for v in range(begin, end):
+        size, low = _turned(voxels, v, is_complex, p, q, row)
+        if size == 0:
+            best[v] = 0
+            continue
+        # the atom of a neighbour is a good guess
+        leaf, j = place // WIDTH, place % WIDTH
+        found[row], tops[row] = number[leaf, j], _exact(voxels, v, atoms, leaf, j, is_complex)
+        units[row] = 1 / size
+        unit = units[row] / (norm * norm)
+        nearly_real = low < _NEARLY_REAL
+        longer = np.float32(1 / np.sqrt(1 - low))
+        for i in range(n):
+            a[0, i], b[0, i] = (p[row, i] * longer, 0) if nearly_real else (p[row, i], q[row, i])
+        if not nearly_real:
+            low = 0.0
+        # first the leaf that seems to be nearest, for a bound that leaves out most
+        nearest, highest = 0, np.float32(-1)
+        for block in range(n_blocks):
+            _scores(a, b, 0, n, branches, block, scores, block, other)
+            j = _largest(score_bits, block)
+            if scores[block, j] > highest:
+                nearest, highest = block * WIDTH + j, scores[block, j]
+        # where all scores are 0 it may be a ball that does not exist
+        nearest = min(nearest, n_branches - 1)
+        _scores(a, b, 0, n, leaves, nearest, scores, of_leaves, other)
+        start = min(nearest * WIDTH + _largest(score_bits, of_leaves), n_leaves - 1)
+        at = _scan(voxels, v, row, index, start, rows, slack, scores, score_bits, of_atoms, other)
+        place = start * WIDTH + at if at >= 0 else place
+        psi = _angle(tops[row] * unit, low)
+        n_scanned = 0
+        for block in range(n_blocks):
+            _may_hold(scores, block, branches, block, n, psi, margin, flags)
+            for i in range(_flagged(flags, words, n_branches - block * WIDTH, branch_list)):
+                branch = block * WIDTH + branch_list[i]
+                if n_scanned > most:
+                    break
+                _scores(a, b, 0, n, leaves, branch, scores, of_leaves, other)
+                _may_hold(scores, of_leaves, leaves, branch, n, psi, margin, flags)
+                for j in range(_flagged(flags, words, n_leaves - branch * WIDTH, leaf_list)):
+                    leaf = branch * WIDTH + leaf_list[j]
+                    if leaf == start:
+                        continue
+                    n_scanned += 1
+                    at = _scan(voxels, v, row, index, leaf, rows, slack, scores, score_bits, of_atoms, other)
+                    if at >= 0:
+                        place, psi = leaf * WIDTH + at, _angle(tops[row] * unit, low)
+        if n_scanned > most:
+            left[row] = v
+            row += 1
+        else:
+            best[v] = found[row]
+    # a leaf that is in the cache serves all voxels that need nearly all of them
+    for leaf in range(n_leaves if row > 0 else 0):
+        for i in range(row):
+            _scan(voxels, left[i], i, index, leaf, rows, slack, scores, score_bits, of_atoms, other)
+    for i in range(row):
+        best[left[i]] = found[i]
+
+
+@kernel(parallel=True)
+def _search(voxels, is_complex, atoms, number, norm, leaves, branches, best):  # type: ignore[no-untyped-def]
+    n_voxels, n, n_blocks = len(voxels), atoms.shape[1], len(branches)
     for tile in prange(-(-n_voxels // _TILE)):
-        begin = tile * _TILE
-        end = min(n_voxels, begin + _TILE)
-        # a row for the voxel in work, after one for each of those that are left for later
         p, q = np.zeros((_TILE + 1, n), np.float32), np.zeros((_TILE + 1, n), np.float32)
         units, tops, found = np.empty(_TILE + 1), np.empty(_TILE + 1), np.empty(_TILE + 1, np.int64)
-        a, b = np.zeros((1, n), np.float32), np.zeros((1, n), np.float32)
+        a, b, left = np.zeros((1, n), np.float32), np.zeros((1, n), np.float32), np.empty(_TILE, np.int64)
         scores, other = np.zeros((n_blocks + 2, WIDTH), np.float32), np.empty(WIDTH, np.float32)
-        exact = np.empty((2, WIDTH))
-        score_bits, exact_bits, top_bits = scores.view(np.int32), exact.view(np.int64), tops.view(np.int64)
-        branch_flags, leaf_flags = np.empty(WIDTH, np.uint8), np.empty(WIDTH, np.uint8)
-        # most flags are not set: they are looked at eight at a time
-        branch_words, leaf_words = branch_flags.view(np.uint64), leaf_flags.view(np.uint64)
-        left, row, place = np.empty(_TILE, np.int64), 0, first
-        for v in range(begin, end):
-            size, low = _turned(voxels, v, is_complex, p, q, row)
-            found[row], tops[row] = 0, _exact(voxels, v, atoms, first // WIDTH, first % WIDTH, is_complex)
-            if size == 0:
-                best[v] = 0
-                continue
-            # the atom of a neighbour is a good guess
-            guess = _exact(voxels, v, atoms, place // WIDTH, place % WIDTH, is_complex)
-            if guess > tops[row]:
-                found[row], tops[row] = number[place // WIDTH, place % WIDTH], guess
-            units[row] = 1 / size
-            unit = units[row] / (norm * norm)
-            nearly_real = low < _NEARLY_REAL
-            longer = np.float32(1 / np.sqrt(1 - low))
-            for i in range(n):
-                a[0, i], b[0, i] = (p[row, i] * longer, 0) if nearly_real else (p[row, i], q[row, i])
-            if not nearly_real:
-                low = 0.0
-            # first the leaf that seems to be nearest, for a bound that leaves out most
-            nearest, highest = 0, np.float32(-1)
-            for block in range(n_blocks):
-                _scores(a, b, 0, n, branches, block, scores, block, other)
-                j = _largest(score_bits, block)
-                if scores[block, j] > highest:
-                    nearest, highest = block * WIDTH + j, scores[block, j]
-            # where all scores are 0 it may be a ball that does not exist
-            nearest = min(nearest, n_branches - 1)
-            _scores(a, b, 0, n, leaves, nearest, scores, of_leaves, other)
-            start = min(nearest * WIDTH + _largest(score_bits, of_leaves), n_leaves - 1)
-            _scores(p, q, row, n, atoms, start, scores, of_atoms, other)
-            if _any_above(scores, of_atoms, np.float32(tops[row] * units[row] - slack)):
-                at = _improve(
-                    voxels, v, atoms, number, start, is_complex, row, tops, top_bits, found, exact, exact_bits
-                )
-                place = start * WIDTH + at if at >= 0 else place
-            psi = _angle(tops[row] * unit, low)
-            n_scanned = 0
-            for block in range(n_blocks):
-                _may_hold(scores, block, branches, block, n, psi, margin, branch_flags)
-                for word in range(len(branch_words)):
-                    if branch_words[word] == 0:
-                        continue
-                    for i in range(8 * word, 8 * word + 8):
-                        branch = block * WIDTH + i
-                        if branch_flags[i] == 0 or branch >= n_branches or n_scanned > most:
-                            continue
-                        _scores(a, b, 0, n, leaves, branch, scores, of_leaves, other)
-                        _may_hold(scores, of_leaves, leaves, branch, n, psi, margin, leaf_flags)
-                        for leaf_word in range(len(leaf_words)):
-                            if leaf_words[leaf_word] == 0:
-                                continue
-                            for j in range(8 * leaf_word, 8 * leaf_word + 8):
-                                leaf = branch * WIDTH + j
-                                if leaf_flags[j] == 0 or leaf >= n_leaves or leaf == start:
-                                    continue
-                                n_scanned += 1
-                                _scores(p, q, row, n, atoms, leaf, scores, of_atoms, other)
-                                if _any_above(scores, of_atoms, np.float32(tops[row] * units[row] - slack)):
-                                    at = _improve(
-                                        voxels, v, atoms, number, leaf, is_complex, row, tops, top_bits, found, exact,
-                                        exact_bits,
-                                    )  # fmt: skip
-                                    if at >= 0:
-                                        place, psi = leaf * WIDTH + at, _angle(tops[row] * unit, low)
-            if n_scanned > most:
-                left[row] = v
-                row += 1
-            else:
-                best[v] = found[row]
-        # a leaf that is in the cache serves all voxels that need nearly all of them
-        for leaf in range(n_leaves if row > 0 else 0):
-            for i in range(row):
-                _scores(p, q, i, n, atoms, leaf, scores, of_atoms, other)
-                if _any_above(scores, of_atoms, np.float32(tops[i] * units[i] - slack)):
-                    _improve(
-                        voxels, left[i], atoms, number, leaf, is_complex, i, tops, top_bits, found, exact, exact_bits
-                    )
-        for i in range(row):
-            best[left[i]] = found[i]
+        flags, some, more = np.empty(WIDTH, np.uint8), np.empty(WIDTH, np.int64), np.empty(WIDTH, np.int64)
+        work = left, a, b, scores, scores.view(np.int32), other, flags, flags.view(np.uint64), some, more
+        _search_tile(
+            voxels, tile * _TILE, min(n_voxels, (tile + 1) * _TILE), (is_complex, atoms, number), norm, leaves,
+            branches, (p, q, units, tops, found), work, best,
+        )  # fmt: skip
