@@ -6,7 +6,7 @@ Data are let go of as soon as they are not needed any more: they are as large as
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from .basis import Basis
 from .calibration import calibrated, mixed
 from .config import Config
 from .encoding import SubspaceOperator, coefficient_noise
+from .fieldmap import FieldMap
 from .fit.fitter import Fitter
 from .fit.result import Maps
 from .footprint import Problem, check
@@ -86,6 +87,7 @@ def reconstruct_group(
     whiten: NDArray[Any] | None,
     basis: Basis,
     fitter: Fitter | None,
+    measured: Mapping[str, FieldMap],
     config: Config,
     cache: Path | None,
     report: Report = silent,
@@ -100,6 +102,8 @@ def reconstruct_group(
         Prewhitening; None: there is no noise scan.
     basis, fitter, config
         What to do; without a fitter there are no maps.
+    measured : mapping of parameter name to FieldMap
+        What is known, and not to be fitted.
     cache : Path, optional
         Folder for kernels.
     report : callable
@@ -134,10 +138,11 @@ def reconstruct_group(
         logger.log(logging.WARNING if strange else logging.INFO, "image %s: %s", key, told(figures))
     maps = None
     if fitter is not None:
-        maps = fitter.fit(coeff, report=report)
+        known = {name: field.on(geometry.affine, coeff.shape[1:]) for name, field in measured.items()}
+        maps = fitter.fit(coeff, known=known, report=report)
         if config.std:
             noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
-            fitted, tangents = tangents_of(fitter, basis, report=report)
+            fitted, tangents = tangents_of(fitter, basis, known=known, report=report)
             maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import bart
+from . import bart, fieldmap
 from .basis import Basis
 from .calibration import whitening
 from .cluster import Pool
@@ -80,11 +80,11 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
-    fitter = None
+    fitter, measured = None, fieldmap.load(b1=config.b1, b0=config.b0)
     if dictionary is not None:
         fitter = prepared(
             basis, dictionary, method=config.method, mask_level=config.mask_level, refine=config.refine,
-            n_starts=config.fit_starts, signals=config.signals, report=report,
+            n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
         )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
@@ -94,7 +94,7 @@ def reconstruct_stream(
         check(scan.groups)
     one = partial(
         reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
-        config=config, cache=cache,
+        measured=measured, config=config, cache=cache,
     )  # fmt: skip
     n_images = len(scan.groups)
     if pool is None:

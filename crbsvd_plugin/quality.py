@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def known_noise(
 
 
 def tangents_of(
-    fitter: Fitter, basis: Basis, *, known: Sequence[str] = (), report: Report = silent, pool: Pool | None = None
+    fitter: Fitter, basis: Basis, *, known: Collection[str] = (), report: Report = silent, pool: Pool | None = None
 ) -> tuple[list[int], Tangents]:
     """Return the parameters that a fit finds, and the signals and derivatives at its estimates.
 

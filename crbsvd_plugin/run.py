@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import __version__, cluster, files, pipeline
+from . import __version__, cluster, fieldmap, files, pipeline
 from .basis import Basis
 from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
-from .fieldmap import load_b1
 from .fit.fitter import Method, Signals, prepared
 from .fit.result import Maps, stacked
 from .geometry import Geometry
@@ -111,8 +110,9 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
+    sources = [raw, config.b1, config.b0]
     algorithm = _algorithm(config.method, config.refine)
-    return _write(images, volumes, output, sources=[raw], algorithm=algorithm, whose=whose, force=force)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
 def fit(
@@ -123,6 +123,7 @@ def fit(
     like: str | None,
     mask_level: float,
     b1: str | None = None,
+    b0: str | None = None,
     std: bool = False,
     force: bool,
     report: Report,
@@ -136,7 +137,7 @@ def fit(
 ) -> list[Path]:
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
 
-    `b1` is a measured map: every voxel is matched with atoms of its B1, see `fit.fixed`.
+    `b1` and `b0` are measured maps: what they tell is not fitted, see `fit.fixed`.
 
     With `std` also standard deviations and residuals, see `quality`; the noise is what the images' sidecar says.
 
@@ -157,25 +158,22 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
-    if b1 is not None and method != "matching":
-        raise UserError("--b1 belongs to --method matching; leave one of them out")
+    measured = fieldmap.load(b1=b1, b0=b0)
     fitter = prepared(
         basis, dictionary, method=method, mask_level=mask_level, refine=refine, n_starts=fit_starts, signals=signals,
-        report=report,
+        known=measured, report=report,
     )  # fmt: skip
-    known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
+    known = {name: field.on(images.affine, images.volume(0).shape[1:]) for name, field in measured.items()}
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
         for i in range(len(images.coeff)):
             volume = images.volume(i)
-            found = fitter.fit(volume, b1=known, report=report, pool=pool)
+            found = fitter.fit(volume, known=known, report=report, pool=pool)
             if std:
-                fitted, tangents = tangents_of(
-                    fitter, basis, known=() if b1 is None else ("B1",), report=report, pool=pool
-                )
+                fitted, tangents = tangents_of(fitter, basis, known=known, report=report, pool=pool)
                 found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
             volumes.append(found)
-    sources = [coeff] if b1 is None else [coeff, b1]
+    sources = [coeff, b1, b0]
     algorithm = _algorithm(method, refine)
     return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
@@ -219,7 +217,7 @@ def _write(
     volumes: list[Maps],
     output: str,
     *,
-    sources: list[str],
+    sources: list[str | None],
     algorithm: str,
     whose: Entities | None,
     force: bool,
@@ -228,7 +226,7 @@ def _write(
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
         "EstimationAlgorithm": algorithm,
-        "Sources": [Path(source).name for source in sources],
+        "Sources": [Path(source).name for source in sources if source is not None],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }

@@ -100,6 +100,14 @@ _FITTING = {
         "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
         help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
     ),
+    "b1": click.option(
+        "--b1", metavar="FILE", callback=file_name,
+        help="Measured map of B1 (NIfTI, relative or percent), not to be fitted then.",
+    ),
+    "b0": click.option(
+        "--b0", metavar="FILE", callback=file_name,
+        help="Measured map of the off-resonance w0 (NIfTI, Hz), not to be fitted then.",
+    ),
     "std": click.option(
         "--std/--no-std", default=True, show_default=True,
         help="With the maps, their standard deviations and the residuals of the fit.",

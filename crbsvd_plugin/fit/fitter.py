@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..progress import Report, counted, silent
 from . import nlls
 from .box import Box
 from .emulator import emulate
-from .fixed import match_fixed
+from .fixed import beyond, match_fixed
 from .forward import CompressedModel, Simulated
 from .matching import match
 from .result import Maps
@@ -57,30 +58,24 @@ class Fitter:
         self,
         coeff: NDArray[Any],
         *,
-        b1: NDArray[Any] | None = None,
+        known: Mapping[str, NDArray[np.float64]] | None = None,
         report: Report | None = None,
         pool: Pool | None = None,
     ) -> Maps:
         """Return the maps of coefficient images (K, *X), made here or on the workers of a pool.
 
-        With `b1` (*X), a measured map, every voxel is matched with atoms of its B1; least squares know no such.
-
-        Raises
-        ------
-        ValueError
-            There is a measured B1, and least squares are wanted.
+        With `known`, measured maps (*X) by the name of the parameter, every voxel is matched with the atoms nearest to
+        them, and least squares hold them at what was measured, or at the end of the dictionary's range.
         """
         report, total = report or silent, int(np.prod(coeff.shape[1:]))
         options: dict[str, Any] = {
             "mask_level": self.mask_level, "refine": self.refine, "progress": counted(report, "fit", total),
             "pool": pool,
         }  # fmt: skip
-        if b1 is None:
-            maps = match(coeff, self.dictionary, **options)
-        elif self.forward is None:
-            maps = match_fixed(coeff, self.dictionary, name="B1", known=b1, **options)
+        if known:
+            maps = match_fixed(coeff, self.dictionary, known=known, **options)
         else:
-            raise ValueError("a measured B1 is for matching alone")
+            maps = match(coeff, self.dictionary, **options)
         report("fit", total, total)  # masked voxels are done too
         if self.forward is None:
             return maps
@@ -88,7 +83,10 @@ class Fitter:
         if self.n_starts > 1:
             others = distinct_starts(coeff, self.dictionary, maps.mask, self.n_starts, pool=pool)[1:]
         step = counted(report, "least squares", int(maps.mask.sum()))
-        return nlls.fit(coeff, self.forward, maps, others=others, progress=step, pool=pool)
+        box, known = self.forward.box, known or {}
+        held = {name: np.clip(values, *box.range(name)) for name, values in known.items()}
+        found = nlls.fit(coeff, self.forward, maps, others=others, fixed=held, progress=step, pool=pool)
+        return replace(found, edge=found.edge | (maps.mask & beyond(self.dictionary, known))) if known else found
 
 
 def prepared(
@@ -100,6 +98,7 @@ def prepared(
     refine: bool = False,
     n_starts: int = 1,
     signals: Signals = "emulated",
+    known: Collection[str] = (),
     report: Report = silent,
 ) -> Fitter:
     """Return what fits maps; for least squares an emulator of the model is made first, where the atoms are.
@@ -120,6 +119,8 @@ def prepared(
         Distinct starts of each voxel, for nlls.
     signals : {"emulated", "exact"}
         For nlls: a polynomial (see `emulator`), or the model itself.
+    known : collection of str
+        Parameters of which there will be maps.
     report : callable
         Told of the progress.
 
@@ -140,6 +141,8 @@ def prepared(
     if refine:
         raise UserError("--refine belongs to --method matching; leave one of them out")
     box = Box.around(dictionary.parameters, dictionary.theta)
-    nlls.check_rank(basis.rank, int(box.free.sum()))
+    nlls.check_rank(
+        basis.rank, sum(free and p.name not in known for p, free in zip(box.parameters, box.free, strict=True))
+    )
     exact = Simulated(models.smooth(basis.info["model"]), basis.phi, box)
     return Fitter(dictionary, mask_level, emulate(exact, report=report) if signals == "emulated" else exact, n_starts)
