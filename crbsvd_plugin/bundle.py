@@ -38,6 +38,8 @@ class Request(request.Request):
     atoms : str
         Atoms of the dictionary: "grid" for all of the prior's, a number for about that many,
         "none" for no dictionary.
+    derivatives : bool
+        Keep derivatives in the dictionary.
     perk : bool
         Train a kernel regression on the dictionary, see `fit.perk`.
     max_energy_loss : float
@@ -47,6 +49,7 @@ class Request(request.Request):
     rank: int = 5
     crb_weight: float = 0.3
     atoms: str = "grid"
+    derivatives: bool = False
     perk: bool = False
     max_energy_loss: float = 0.05
 
@@ -93,7 +96,7 @@ class Plan:
         text = f"{training.size} fingerprints of {self.model.n_frames} frames"
         if self.atoms is not None:
             atoms = self.atoms.atoms(self.model.parameters)
-            duration += request.seconds(self.model, atoms, jacobian=False)
+            duration += request.seconds(self.model, atoms, jacobian=self.request.derivatives)
             text += f", {sum(len(part.theta) for part in atoms)} atoms in the dictionary"
         return f"{text}: about {request.mebibytes(training):.0f} MiB and {duration:.0f} s in this process"
 
@@ -122,7 +125,7 @@ class Plan:
         dictionary = None
         if self.atoms is not None:
             progress = counted(report, "dictionary", self.atoms.size(self.model.parameters))
-            dictionary = compress(self.model, self.atoms, basis, progress=progress)
+            dictionary = compress(self.model, self.atoms, basis, jacobian=self.request.derivatives, progress=progress)
             logger.info("dictionary of %d atoms in the prior %s", len(dictionary.theta), self.atoms.name)
         learned = None
         if self.request.perk and dictionary is not None:

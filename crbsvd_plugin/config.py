@@ -83,6 +83,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     method : str
         matching, nlls: nonlinear least squares from there, see `fit.nlls`, or perk: a kernel regression that was
         trained with the basis, see `fit.perk`.
+    refine : bool
+        Take a step off the grid of the dictionary after matching, see `fit.refine`.
     fit_starts : int
         Distinct starts of each voxel, for nlls.
     signals : str
@@ -125,6 +127,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fit: bool = True
     mask_level: float = 0.05
     method: Method = "matching"
+    refine: bool = False
     fit_starts: int = 1
     signals: Signals = "emulated"
     b1: str | None = None

@@ -61,6 +61,20 @@ class Dictionary:
         """Number of coefficients K."""
         return int(self.coeff.shape[1])
 
+    def require_derivatives(self) -> None:
+        """Refuse a dictionary that was made without derivatives.
+
+        Raises
+        ------
+        UserError
+            `jac` is None.
+        """
+        if self.jac is None:
+            raise UserError(
+                "the dictionary has no derivatives, which refining needs; "
+                "make it again with 'crbsvd basis --derivatives'"
+            )
+
     def truncate(self, basis: Basis) -> Dictionary:
         """Return the dictionary of a basis that consists of the first columns of this one's.
 

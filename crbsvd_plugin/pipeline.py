@@ -83,8 +83,8 @@ def reconstruct_stream(
     fitter, measured = None, fieldmap.load(b1=config.b1, b0=config.b0)
     if dictionary is not None:
         fitter = prepared(
-            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
-            signals=config.signals, known=measured, name=config.basis, report=report,
+            basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level,
+            refine=config.refine, n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
         )  # fmt: skip
     report("readouts", 0, 0)
     scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)

@@ -112,7 +112,8 @@ def maps(
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
     sources = [raw, config.b1, config.b0]
-    return _write(images, volumes, output, sources=sources, method=config.method, whose=whose, force=force)
+    algorithm = _algorithm(config.method, config.refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
 def fit(
@@ -130,6 +131,7 @@ def fit(
     workers: int | None = None,
     scheduler: str | None = None,
     method: Method = "matching",
+    refine: bool = False,
     fit_starts: int = 1,
     signals: Signals = "emulated",
     whose: Entities | None = None,
@@ -159,8 +161,8 @@ def fit(
     assert dictionary is not None
     measured = fieldmap.load(b1=b1, b0=b0)
     fitter = prepared(
-        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, known=measured,
-        name=name, report=report,
+        basis, dictionary, method=method, name=name, mask_level=mask_level, refine=refine, n_starts=fit_starts,
+        signals=signals, known=measured, report=report,
     )  # fmt: skip
     known = {name: field.on(images.affine, images.volume(0).shape[1:]) for name, field in measured.items()}
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
@@ -176,7 +178,8 @@ def fit(
                 )
             volumes.append(found)
     sources = [coeff, b1, b0]
-    return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
+    algorithm = _algorithm(method, refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
 def _noise(images: CoefficientImages, repetition: int, *, bounded: bool) -> KnownNoise:
@@ -209,20 +212,25 @@ def _reconstructed(
     return gathered(results, config), results
 
 
+def _algorithm(method: Method, refine: bool) -> str:
+    """Return how maps were fitted, in words."""
+    return _ALGORITHMS[method] + (", with a Gauss-Newton step from the best atom" if refine else "")
+
+
 def _write(
     images: CoefficientImages,
     volumes: list[Maps],
     output: str,
     *,
     sources: list[str | None],
-    method: Method,
+    algorithm: str,
     whose: Entities | None,
     force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
-        "EstimationAlgorithm": _ALGORITHMS[method],
+        "EstimationAlgorithm": algorithm,
         "Sources": [Path(source).name for source in sources if source is not None],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,

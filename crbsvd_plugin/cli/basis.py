@@ -23,6 +23,7 @@ from . import common
     "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
 )
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
+@click.option("--derivatives", is_flag=True, help="Keep derivatives in the dictionary, for fits with --refine.")
 @click.option("--perk", is_flag=True, help="Train a kernel regression on the dictionary, for fits with --method perk.")
 @click.option(
     "--max-energy-loss",
@@ -43,6 +44,7 @@ def command(
     rank: int,
     crb_weight: float,
     atoms: str,
+    derivatives: bool,
     perk: bool,
     max_energy_loss: float,
     training: dict[str, Any],
@@ -57,8 +59,8 @@ def command(
     from .. import bundle
 
     request = bundle.Request(
-        spec=spec, rank=rank, crb_weight=crb_weight, atoms=atoms, perk=perk, max_energy_loss=max_energy_loss,
-        **training,
+        spec=spec, rank=rank, crb_weight=crb_weight, atoms=atoms, derivatives=derivatives, perk=perk,
+        max_energy_loss=max_energy_loss, **training,
     )  # fmt: skip
     plan = bundle.plan(request, output, force=force)
     if dry_run:

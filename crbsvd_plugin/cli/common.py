@@ -88,6 +88,10 @@ _FITTING = {
         "--method", type=click.Choice(["matching", "nlls", "perk"]), default="matching", show_default=True,
         help="The best atom of the dictionary, nonlinear least squares from there, or the regression of basis --perk.",
     ),
+    "refine": click.option(
+        "--refine", is_flag=True,
+        help="matching: take a Gauss-Newton step off the grid of the dictionary, if it has derivatives.",
+    ),
     "fit_starts": click.option(
         "--fit-starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
         help="nlls: distinct atoms to start from in every voxel; the least sum of squares counts.",

@@ -45,6 +45,8 @@ class Fitter:
         Signals for least squares from the best atom; None: matching alone.
     n_starts : int
         Number of starts of each voxel.
+    refine : bool
+        Where there is matching alone, take a step off the grid of the dictionary, see `refine.refined`.
     perk : Perk, optional
         A kernel regression, instead of the dictionary.
     """
@@ -53,6 +55,7 @@ class Fitter:
     mask_level: float = 0.05
     forward: CompressedModel | None = None
     n_starts: int = 1
+    refine: bool = False
     perk: Perk | None = None
 
     def fit(
@@ -82,9 +85,9 @@ class Fitter:
         if self.perk is not None:
             maps = perk.fit(coeff, self.perk, **options)
         elif known:
-            maps = match_fixed(coeff, self.dictionary, known=known, **options)
+            maps = match_fixed(coeff, self.dictionary, known=known, refine=self.refine, **options)
         else:
-            maps = match(coeff, self.dictionary, **options)
+            maps = match(coeff, self.dictionary, refine=self.refine, **options)
         report("fit", total, total)  # masked voxels are done too
         if self.forward is None:
             return maps
@@ -105,6 +108,7 @@ def prepared(
     method: Method = "matching",
     name: str | None = None,
     mask_level: float = 0.05,
+    refine: bool = False,
     n_starts: int = 1,
     signals: Signals = "emulated",
     known: Collection[str] = (),
@@ -124,6 +128,8 @@ def prepared(
         Name of the basis, beside which perk finds what it was trained to.
     mask_level : float
         See `matching.match`.
+    refine : bool
+        For matching: a step off the grid of the dictionary, see `refine.refined`.
     n_starts : int
         Distinct starts of each voxel, for nlls.
     signals : {"emulated", "exact"}
@@ -136,22 +142,24 @@ def prepared(
     Raises
     ------
     UserError
-        An option does not belong to the method, there are too few coefficients, there can be no emulator, or nothing
-        was trained for this basis.
+        An option does not belong to the method, the dictionary has no derivatives to refine with, there are too few
+        coefficients, there can be no emulator, or nothing was trained for this basis.
     ValueError
         perk is not told the name of the basis.
     """
     if n_starts < 1:
         raise UserError(f"--fit-starts is {n_starts}, expected at least 1")
-    if method != "nlls":
-        if n_starts != 1 or signals != "emulated":
-            raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
-        if method == "matching":
-            return Fitter(dictionary, mask_level)
+    if method != "nlls" and (n_starts != 1 or signals != "emulated"):
+        raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
+    if method != "matching" and refine:
+        raise UserError("--refine belongs to --method matching; leave one of them out")
+    if method == "matching":
+        if refine:
+            dictionary.require_derivatives()
+        return Fitter(dictionary, mask_level, refine=refine)
+    if method == "perk":
         if known:
-            raise UserError(
-                "--b1 and --b0 do not belong to --method perk, which did not learn from such; leave them out"
-            )
+            raise UserError("--b1 and --b0 do not belong to --method perk, which learned without them; leave them out")
         if name is None:
             raise ValueError("perk needs the name of the basis")
         return Fitter(dictionary, mask_level, perk=Perk.load(name, basis))

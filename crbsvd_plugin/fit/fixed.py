@@ -54,6 +54,7 @@ def match_fixed(
     *,
     known: Mapping[str, NDArray[np.float64]],
     mask_level: float = 0.05,
+    refine: bool = False,
     progress: Callable[[int], object] | None = None,
     pool: Pool | None = None,
 ) -> Maps:
@@ -61,7 +62,7 @@ def match_fixed(
 
     Parameters
     ----------
-    coeff, dictionary, mask_level, progress, pool
+    coeff, dictionary, mask_level, refine, progress, pool
         As for `matching.match`.
     known : mapping of parameter name to array (*X)
         What is known, SI units; voxels where any of it is NaN are not fitted.
@@ -94,7 +95,7 @@ def match_fixed(
         here, atoms = slab == number, belongs == number
         if not atoms.any():
             raise UserError(f"the dictionary has a grid of {names}, but not all of their combinations")
-        found = match(coeff[:, here], _part(inner, atoms), mask_level=0, progress=progress, pool=pool)
+        found = match(coeff[:, here], _part(inner, atoms), mask_level=0, refine=refine, progress=progress, pool=pool)
         theta[:, here], m0[here], edge[here] = found.theta, found.m0, found.edge
     return Maps(dictionary.parameters, theta, m0, edge | (mask & beyond(dictionary, known)), mask)
 
