@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import threads
 from .errors import UserError
 from .mrd_header import parse_header
-from .settings import Online, Site
+from .settings import Online
 from .wire.arrays import ImageArray, image_array_message
 from .wire.channel import Channel
 from .wire.drain import QUEUE_BYTES, Drain
@@ -37,7 +37,7 @@ class Dialect:
         The message that tells of an error, before the CLOSE. None: there is none, and no CLOSE either, so that the next
         program of a pipe does not take what it has for the whole.
     passes_on : bool
-        What is not for us goes to the next of a chain.
+        Images that come go to the next of a chain.
     echoes_header : bool
         The header goes before the images.
     """
@@ -81,8 +81,8 @@ class Session:
         The connection; `run` closes it.
     dialect : Dialect
         How to speak.
-    site : Site
-        Settings, and what the host may change of them.
+    configure : callable
+        Makes the config of what the host says, see `settings.Site.config`.
     task : callable
         What to do, see `work`.
     limits : Limits
@@ -95,7 +95,7 @@ class Session:
         self,
         channel: Channel,
         dialect: Dialect,
-        site: Site,
+        configure: Callable[..., Online],
         *,
         task: Task = recon,
         limits: Limits | None = None,
@@ -103,7 +103,7 @@ class Session:
     ):
         self._channel = channel
         self._dialect = dialect
-        self._site = site
+        self._configure = configure
         self._task = task
         self._limits = limits or Limits()
         self._opening = opening
@@ -142,7 +142,7 @@ class Session:
             self._channel.close(linger_s=_LINGER_S)
 
     def _converse(self) -> None:
-        reader = Reader(self._channel, limit=self._limits.message, keep_foreign=self._dialect.passes_on)
+        reader = Reader(self._channel, limit=self._limits.message, keep_images=self._dialect.passes_on)
         messages = iter(reader)
         texts, document = self._opened(messages)
         header = parse_header(document)
@@ -155,7 +155,7 @@ class Session:
                 texts += self._said(first)
                 first = next(drain, None)
             items = drain if first is None else itertools.chain([first], drain)
-            config = self._site.config(*texts)
+            config = self._configure(*texts)
             if self._dialect.echoes_header:
                 self._channel.write(text_message(Id.HEADER, document))
                 self._channel.flush()
@@ -208,7 +208,7 @@ class Session:
         for item in items:
             if isinstance(item, Foreign):
                 self._channel.write(item.content)
-                if not self._dialect.passes_on and item.id not in self._ignored:
+                if not item.content and item.id not in self._ignored:
                     self._ignored.add(item.id)
                     logger.warning("messages of the kind %s are left out", item.id.name)
             elif isinstance(item, Text):

@@ -44,7 +44,7 @@ class Online(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "crbsvd": {},
-    "crbsvd-coefficients": {"fit": False, "std": False, "coefficients": True},
+    "crbsvdcoefficients": {"fit": False, "std": False, "coefficients": True},
 }
 """Names that a host can ask for; a file of settings adds more."""
 

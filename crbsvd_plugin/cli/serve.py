@@ -63,7 +63,9 @@ def command(
     def session(connection: socket.socket) -> int:
         with threads.limit(share):
             channel = Channel.of_socket(connection, idle_s=idle)
-            return Session(channel, DIALECTS[dialect], site, task=TASKS[task], limits=Limits(max_message * 2**20)).run()
+            return Session(
+                channel, DIALECTS[dialect], site.config, task=TASKS[task], limits=Limits(max_message * 2**20)
+            ).run()
 
     listener = server.listen(host, port)
     name, number, *_ = listener.getsockname()

@@ -48,4 +48,4 @@ def command(
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output, terminable():
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         channel = Channel(sys.stdin.fileno(), output, idle_s=idle or None)
-        return Session(channel, PIPE, site, limits=Limits(max_message * 2**20)).run()
+        return Session(channel, PIPE, site.config, limits=Limits(max_message * 2**20)).run()

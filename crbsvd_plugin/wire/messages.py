@@ -68,7 +68,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A message that is not for us.
+    """A message that is not for us: an image, or a waveform.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ class Reader:
         Where they come from.
     limit : int
         Largest message [bytes].
-    keep_foreign : bool
-        Keep what is not for us, to send it on.
+    keep_images : bool
+        Keep images whole, to send them on.
 
     Attributes
     ----------
@@ -100,11 +100,11 @@ class Reader:
         More coils than that are refused in an acquisition; None: any number. The header of the scan says it.
     """
 
-    def __init__(self, channel: Channel, *, limit: int = MESSAGE_LIMIT, keep_foreign: bool = False):
+    def __init__(self, channel: Channel, *, limit: int = MESSAGE_LIMIT, keep_images: bool = False):
         self.max_coils: int | None = None
         self._channel = channel
         self._limit = limit
-        self._keep_foreign = keep_foreign
+        self._keep_images = keep_images
 
     def __iter__(self) -> Iterator[Any]:
         """Yield Text, ismrmrd.Acquisition, `arrays.ImageArray` and Foreign.
@@ -133,7 +133,8 @@ class Reader:
             elif number == Id.IMAGE:
                 yield Foreign(self._image(), Id.IMAGE)
             elif number == Id.WAVEFORM:
-                yield Foreign(self._waveform(), Id.WAVEFORM)
+                self._skip_waveform()
+                yield Foreign(b"", Id.WAVEFORM)
             else:
                 known = ", ".join(f"{known.value} ({known.name})" for known in Id if known != Id.ERROR)
                 raise UserError(f"message {number} is unknown, expected one of {known}; is this an ISMRMRD stream?")
@@ -150,11 +151,13 @@ class Reader:
         head = AcquisitionHeader.from_buffer_copy(self._channel.read(ctypes.sizeof(AcquisitionHeader)))
         n_coils, n_samples, n_axes = head.active_channels, head.number_of_samples, head.trajectory_dimensions
         bounded = Bounded(self._channel, self._limit)
+        n_bytes = 4 * n_samples * n_axes + 8 * n_coils * n_samples
         what = f"readout {head.scan_counter}"
         if self.max_coils is not None and n_coils > self.max_coils:
             raise UserError(f"{what} has {n_coils} coils, the header says {self.max_coils} (receiverChannels)")
         if head.discard_pre + head.discard_post > n_samples:
             raise UserError(f"{what} is to lose {head.discard_pre} and {head.discard_post} of its {n_samples} samples")
+        bounded.check(n_bytes, what)  # both, before the first is read
         traj = bounded.array((n_samples, n_axes), np.float32, what=what)
         data = bounded.array((n_coils, n_samples), np.complex64, what=what)
         return Acquisition(head, data, traj)
@@ -170,21 +173,18 @@ class Reader:
         if size is None:
             raise UserError(f"an image has pixels of type {fields.data_type}, expected 1 to 8")
         n_pixels = fields.channels * int(np.prod(fields.matrix_size[:], dtype=object))
-        return self._foreign(Id.IMAGE, head + length, n_meta + n_pixels * size)
-
-    def _waveform(self) -> bytes:
-        from ismrmrd import WaveformHeader
-
-        head = self._channel.read(ctypes.sizeof(WaveformHeader))
-        fields = WaveformHeader.from_buffer_copy(head)
-        return self._foreign(Id.WAVEFORM, head, 4 * fields.channels * fields.number_of_samples)
-
-    def _foreign(self, number: Id, head: bytes, n_bytes: int) -> bytes:
-        Bounded(self._channel, self._limit).claim(n_bytes, f"a message {number.name}")
-        if not self._keep_foreign:
+        n_bytes = Bounded(self._channel, self._limit).claim(n_meta + n_pixels * size, "an image")
+        if not self._keep_images:
             self._channel.skip(n_bytes)
             return b""
-        return struct.pack("<H", number) + head + self._channel.read(n_bytes)
+        return struct.pack("<H", Id.IMAGE) + head + length + self._channel.read(n_bytes)
+
+    def _skip_waveform(self) -> None:
+        from ismrmrd import WaveformHeader
+
+        head = WaveformHeader.from_buffer_copy(self._channel.read(ctypes.sizeof(WaveformHeader)))
+        n_bytes = 4 * head.channels * head.number_of_samples
+        self._channel.skip(Bounded(self._channel, self._limit).claim(n_bytes, "a waveform"))
 
 
 # as they are on the wire: `ismrmrd` takes type 4, int32, for int64
@@ -206,10 +206,14 @@ class Bounded:
         self._channel = channel
         self._limit = self._left = limit
 
-    def claim(self, n_bytes: int, what: str) -> int:
-        """Return `n_bytes` if so many are left; refuse them before anything is allocated if not."""
+    def check(self, n_bytes: int, what: str) -> None:
+        """Refuse so many bytes if they are not left, before anything is allocated."""
         if n_bytes > self._left:
             raise UserError(f"{what} announces {n_bytes} bytes, a message may have {self._limit} (--max-message)")
+
+    def claim(self, n_bytes: int, what: str) -> int:
+        """Return `n_bytes`, which from here on are taken; refuse them as `check` does."""
+        self.check(n_bytes, what)
         self._left -= n_bytes
         return n_bytes
 
@@ -220,9 +224,9 @@ class Bounded:
     def array(self, shape: tuple[int, ...], dtype: Any, *, what: str) -> Any:
         """Return an array in C order."""
         dtype = np.dtype(dtype)
+        # numpy refuses even an empty array whose other sizes are too large
+        self.check(int(np.prod([max(n, 1) for n in shape], dtype=object)) * dtype.itemsize, what)
         self.claim(int(np.prod(shape, dtype=object)) * dtype.itemsize, what)
-        if 0 in shape and max(shape) > self._limit:
-            raise UserError(f"{what} has the sizes {shape}, which are none")
         array: NDArray[Any] = np.empty(shape, dtype)
         if array.size:
             self._channel.read_into(array.data.cast("B"))
