@@ -134,6 +134,9 @@ def _load() -> None:
     import finufft  # noqa: F401
     import ismrmrd  # noqa: F401
     import scipy.ndimage  # noqa: F401
-    import sigpy.mri  # noqa: F401
 
     from . import pipeline  # noqa: F401
+    from .jit import foreign_kernels
+
+    with foreign_kernels():
+        import sigpy.mri  # noqa: F401

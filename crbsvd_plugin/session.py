@@ -151,7 +151,7 @@ class Session:
         try:
             # parameters may follow the header, before the first item
             first = next(drain, None)
-            while isinstance(first, Text):
+            while isinstance(first, Text) and first.id == Id.TEXT:
                 texts += self._said(first)
                 first = next(drain, None)
             items = drain if first is None else itertools.chain([first], drain)

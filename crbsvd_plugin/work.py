@@ -121,7 +121,7 @@ class _Answer:
         self._bits = _bits_stored(header)
         self._numbers = _Numbers(header)
 
-    def images(self, result: Reconstruction, head: AcquisitionHeader | ImageHeader | None) -> list[Any]:
+    def images(self, result: Reconstruction, head: AcquisitionHeader | None) -> list[Any]:
         place: dict[str, Any] = {
             "key": result.key, "digest": result.digest, "acquisition": head, "index": self._numbers.of(result.key)
         }  # fmt: skip
@@ -161,16 +161,17 @@ class _Given:
 
     def __init__(self, array: ImageArray, place: int):
         n_sets = array.data.shape[5]
-        first = place * n_sets * array.data.shape[4]
-        self.head = array.heads[first]
+        first = place * n_sets
+        head = array.heads[first]
+        self.head = _as_of_readout(head)
         # (X, Y, Z, S) to (S, Z, Y, X)
         coeff = np.ascontiguousarray(array.data[:, :, :, 0, 0, :, place].T)
         shape = array.data.shape[:3]
         self.coeff = coeff[:, 0] if shape[2] == 1 else coeff
-        self.key = {name: getattr(self.head, name) for name in ("slice", "set", "phase", "repetition")}
+        self.key = {name: getattr(head, name) for name in ("slice", "set", "phase", "repetition")}
         self.geometry = Geometry(
-            shape, tuple(length / n for length, n in zip(self.head.field_of_view, shape, strict=True)),
-            *(tuple(getattr(self.head, name)) for name in ("position", "read_dir", "phase_dir", "slice_dir")),
+            shape, tuple(length / n for length, n in zip(head.field_of_view, shape, strict=True)),
+            *(tuple(getattr(head, name)) for name in ("position", "read_dir", "phase_dir", "slice_dir")),
         )  # fmt: skip
         said = _meta(array.meta[first]) if array.meta else {}
         self.digest = said.get("BasisDigest", "")
@@ -188,6 +189,17 @@ def _given(array: ImageArray) -> Iterator[_Given]:
         )
     for place in range(n_places):
         yield _Given(array, place)
+
+
+def _as_of_readout(head: ImageHeader) -> AcquisitionHeader:
+    """Return the head of a readout that says what that of an image says of time and table."""
+    from ismrmrd import AcquisitionHeader
+
+    names = (
+        "measurement_uid", "acquisition_time_stamp", "physiology_time_stamp", "patient_table_position", "user_int",
+        "user_float",
+    )  # fmt: skip
+    return AcquisitionHeader(**{name: getattr(head, name) for name in names})
 
 
 def _meta(text: bytes) -> dict[str, str]:

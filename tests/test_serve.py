@@ -1,0 +1,517 @@
+"""Sessions that go wrong, with real processes: who notices, how soon, and what the host gets to know."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ismrmrd
+import pytest
+from cli_case import COMMAND
+from ismrmrd import ConfigFile, ConfigText
+from wire_case import (
+    CLOSE,
+    Process,
+    environment,
+    header_of,
+    images_in,
+    packed,
+    properties,
+    readouts_of,
+    scan,
+    served,
+    started,
+    talk,
+    texts_in,
+    unpacked,
+)
+
+BASIS = properties(basis="b", iterations=1)
+SOON_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def server(made: Path) -> Iterator[Process]:
+    """A server that the faulty sessions share: each must leave it able to serve the next."""
+    with served(made, "--bases", ".", "--threads", "1", "--sessions", "2", "--idle", "60") as process:
+        yield process
+        good = talk(process.address, scan(made, config=BASIS))
+        assert set(images_in(good)) >= {"T1map", "T2map"}
+
+
+def sessions_of(server: Process) -> int:
+    """Return how many sessions have begun."""
+    return len(re.findall(r"session \d+: ", server.text))
+
+
+def next_end(server: Process, before: int, within_s: float = 60) -> str:
+    """Return how the session ended that began after `before` others."""
+    until = time.monotonic() + within_s
+    while not (found := re.search(rf"session {before + 1} ended with status (\S+)", server.text)):
+        assert time.monotonic() < until, server.text
+        time.sleep(0.02)
+    return found[1]
+
+
+def refused(server: Process, content: bytes, **options: Any) -> str:
+    """Send what must be refused, and return the text that comes before the CLOSE; nothing else may come."""
+    before = sessions_of(server)
+    (text,) = talk(server.address, content, **options)
+    assert isinstance(text, str)
+    assert text.startswith("ERROR crbsvd: ")
+    assert next_end(server, before) == "2"
+    return text
+
+
+def test_a_host_that_vanishes(made: Path, server: Process) -> None:
+    """Mid-scan, without a CLOSE: its session ends soon, and burns no processor meanwhile."""
+    before = sessions_of(server)
+    host = socket.create_connection(server.address)
+    host.sendall(scan(made, config=BASIS, close=False, change=lambda items: items[: len(items) // 2]))
+    child = served_child(server)
+    time.sleep(1)
+    spent = processor_s(child)
+    time.sleep(0.5)
+    assert processor_s(child) - spent < 0.1
+    host.close()
+    began = time.monotonic()
+    assert next_end(server, before) == "2"
+    assert time.monotonic() - began < SOON_S
+    assert "without a CLOSE" in server.text
+
+
+def test_a_host_that_is_reset(made: Path, server: Process) -> None:
+    before = sessions_of(server)
+    host = socket.create_connection(server.address)
+    host.sendall(scan(made, config=BASIS, close=False))
+    time.sleep(0.5)
+    host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close is a reset
+    host.close()
+    began = time.monotonic()
+    assert next_end(server, before) == "2"
+    assert time.monotonic() - began < SOON_S
+
+
+def served_child(server: Process) -> int:
+    """Return the process of the one session, when there is one."""
+    until = time.monotonic() + 30
+    while not (found := children_of(server)):
+        assert time.monotonic() < until, server.text
+        time.sleep(0.02)
+    (child,) = found
+    return child
+
+
+def children_of(server: Process) -> list[int]:
+    return [
+        int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    ]
+
+
+def processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_truncated_message(made: Path, server: Process) -> None:
+    text = refused(server, scan(made, config=BASIS, close=False)[:-7], half_close=True)
+    assert "in the middle of a message" in text
+
+
+def test_an_unknown_message(made: Path, server: Process) -> None:
+    content = scan(made, config=BASIS, close=False) + struct.pack("<H", 1234)
+    assert "message 1234 is unknown" in refused(server, content + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (ConfigText(properties(basis="b", lamm=1)), "nothing is called 'lamm' (did you mean 'lam'?)"),
+        (ConfigText(properties(basis="b", lam="much")), "Expected `float`, got `str` - at `$.lam`"),
+        (ConfigText('{"parameters": {"basis": "x"}}'), "there is no basis 'x', expected one of: b"),
+        (ConfigText('{"parameters": '), "no valid JSON"),
+        (ConfigText("<configuration><property>"), "no valid XML"),
+        (ConfigText("<gadgetronStreamConfiguration/>"), "expected 'configuration'"),
+        (ConfigText('<!DOCTYPE a [<!ENTITY b "c">]><configuration/>'), "a document type 'a' is declared"),
+        (ConfigFile("os.system"), "no preset is called 'os.system', expected one of: crbsvd"),
+        (ConfigFile("crbsvd"), "no basis is named"),
+        (ConfigText(properties(basis="../made0/b")), "no name of a basis"),
+        (ConfigText(properties(basis="/etc/passwd")), "no name of a basis"),
+        (ConfigText(properties(basis="b", kernel_cache="/tmp")), "kernel_cache is for whoever starts"),
+    ],
+)  # fmt: skip
+def test_a_wrong_config(made: Path, server: Process, config: Any, said: str) -> None:
+    raw = made / "raw.h5"
+    assert said in refused(server, packed(config, header_of(raw), *readouts_of(raw)))
+
+
+def test_a_stream_without_header(made: Path, server: Process) -> None:
+    assert "expected the header first" in refused(server, packed(*readouts_of(made / "raw.h5")))
+    assert "has no header" in refused(server, CLOSE)
+
+
+def headed(header: bytes, *items: Any) -> bytes:
+    config = packed(ConfigText(BASIS), close=False)
+    return config + struct.pack("<HI", 3, len(header)) + header + packed(*items)
+
+
+def test_a_header_with_nothing_optional(made: Path, server: Process) -> None:
+    """Matrix and field of view must be there; and one element that nobody knows is."""
+    size = "<matrixSize><x>32</x><y>32</y><z>1</z></matrixSize>"
+    fov = "<fieldOfView_mm><x>220</x><y>220</y><z>5</z></fieldOfView_mm>"
+    encoding = f"<encoding><reconSpace>{size}{fov}</reconSpace><news>1</news></encoding>"
+    header = f"<ismrmrdHeader>{encoding}</ismrmrdHeader>\0".encode()
+    found = talk(server.address, headed(header, *readouts_of(made / "raw.h5")))
+    assert "T1map" in images_in(found)
+
+
+def test_a_header_that_is_none(made: Path, server: Process) -> None:
+    assert "no valid XML" in refused(server, headed(b"<ismrmrdHeader>"))
+    bomb = b'<!DOCTYPE a [<!ENTITY b "cc"><!ENTITY d "&b;&b;">]><ismrmrdHeader>&d;</ismrmrdHeader>'
+    assert "document type" in refused(server, headed(bomb))
+    assert "expected 'ismrmrdHeader'" in refused(server, headed(b"<html/>"))
+    deep = b"<a>" * 100_000
+    assert "64 levels" in refused(server, headed(deep))
+    assert "neither matrixSize" in refused(server, headed(b"<ismrmrdHeader><encoding/></ismrmrdHeader>", *some(made)))
+
+
+def some(made: Path) -> list[Any]:
+    return readouts_of(made / "raw.h5")
+
+
+def test_a_header_that_is_too_long(server: Process) -> None:
+    content = packed(ConfigText(BASIS), close=False) + struct.pack("<HI", 3, 2**24 + 1) + bytes(1000)
+    assert "expected at most 16777216" in refused(server, content)
+
+
+def test_an_acquisition_that_is_too_large(made: Path, server: Process) -> None:
+    head = ismrmrd.AcquisitionHeader(number_of_samples=65535, active_channels=65535)
+    content = packed(ConfigText(BASIS), header_of(made / "raw.h5"), close=False) + struct.pack("<H", 1008) + bytes(head)
+    assert "the header says 4" in refused(server, content)
+
+
+def test_text_in_the_dialect_of_the_host(made: Path, server: Process) -> None:
+    """A peer that ends its texts with NULs gets such texts; text that is for people changes nothing."""
+    xml = header_of(made / "raw.h5").toXML().encode() + b"\0"
+    config = b"{}\0"
+    content = struct.pack("<HI", 2, len(config)) + config + struct.pack("<HI", 3, len(xml)) + xml + CLOSE
+    assert refused(server, content).endswith("\0")
+    raw = made / "raw.h5"
+    good = packed(
+        ConfigText(BASIS), header_of(raw), "the patient sneezed", *readouts_of(raw)[:-1], "bless you", *some(made)[-1:]
+    )
+    assert "T1map" in images_in(talk(server.address, good))
+
+
+def test_two_sessions_at_once(made: Path, server: Process) -> None:
+    """The second is served while the first is in the middle of its scan; and a third waits for its turn."""
+    content = scan(made, config=BASIS)
+    with socket.create_connection(server.address) as slow, socket.create_connection(server.address) as waits:
+        slow.sendall(content[:5000])
+        time.sleep(0.5)
+        assert len(children_of(server)) == 2  # both are served, the second has said nothing
+        third = socket.create_connection(server.address)
+        third.sendall(content)
+        time.sleep(0.5)
+        assert len(children_of(server)) == 2
+        waits.close()
+        with third, third.makefile("rb") as stream:
+            assert "T1map" in images_in(list(ismrmrd.ProtocolDeserializer(stream).deserialize()))
+        slow.sendall(content[5000:])
+        with slow.makefile("rb") as stream:
+            assert "T1map" in images_in(list(ismrmrd.ProtocolDeserializer(stream).deserialize()))
+
+
+def test_images_and_waveforms_are_left_out(made: Path, server: Process) -> None:
+    image = ismrmrd.Image.from_array(np_ones(), transpose=False)
+    waveform = ismrmrd.Waveform.from_array(np_ones().astype("u4"))
+    found = talk(server.address, scan(made, config=BASIS, change=lambda items: [image, waveform, *items]))
+    assert len(images_in(found)) == 5
+    assert "messages of the kind IMAGE are left out" in server.text
+
+
+def np_ones() -> Any:
+    import numpy as np
+
+    return np.ones((3, 4), np.float32)
+
+
+DEFECT = """
+import sys
+from crbsvd_plugin import group
+def broken(*_, **__):
+    raise ZeroDivisionError("the fit broke")
+group.Fitter.fit = broken
+from crbsvd_plugin.cli import main
+sys.argv[0:1] = []
+sys.exit(main())
+"""
+
+
+def test_an_exception_in_the_fit(made: Path) -> None:
+    """Reaches the host as text, then the CLOSE; the traceback is in the log, and the server lives."""
+    import sys
+
+    command = [sys.executable, "-c", DEFECT, "crbsvd", "serve"]
+    with served(made, "--bases", ".", "--threads", "1", command=command) as server:
+        for _ in range(2):
+            before = sessions_of(server)
+            said = texts_in(talk(server.address, scan(made, config=BASIS)))
+            assert said == "ERROR crbsvd: internal error (ZeroDivisionError: the fit broke); the log has more"
+            assert next_end(server, before) == "1"
+        assert 'raise ZeroDivisionError("the fit broke")' in server.text or "Traceback" in server.text
+
+
+def test_sigterm_while_receiving(made: Path) -> None:
+    """The host is told, and server and session end, status 143 as of any program that was asked to end."""
+    with served(made, "--bases", ".") as server, socket.create_connection(server.address) as host:
+        host.settimeout(60)
+        host.sendall(scan(made, config=BASIS, close=False))
+        child = served_child(server)
+        time.sleep(1)
+        server.terminate()
+        began = time.monotonic()
+        with host.makefile("rb") as stream:
+            (text,) = ismrmrd.ProtocolDeserializer(stream).deserialize()
+        assert text == "ERROR crbsvd: the reconstruction was stopped"
+        assert time.monotonic() - began < SOON_S
+        host.close()
+        assert server.ended(20) == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+        assert "Traceback" not in server.text
+
+
+def test_silence_ends_a_session(made: Path) -> None:
+    with served(made, "--bases", ".", "--idle", "1") as server:
+        began = time.monotonic()
+        (text,) = talk(server.address, scan(made, config=BASIS, close=False))
+        assert "nothing came for 1 s" in text
+        assert time.monotonic() - began < 30
+
+
+def test_a_port_that_is_taken(made: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = subprocess.run(
+            [*COMMAND, "serve", "--port", port], env=environment(), capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"crbsvd: cannot listen on 127.0.0.1 port \d+ .*\n", done.stderr)
+
+
+# --- the core of Gadgetron
+
+
+def test_gadgetron_hears_of_errors(made: Path) -> None:
+    """By ERROR, then CLOSE, and a status that is not 0; never by TEXT, which the core refuses."""
+    pytest.importorskip("gadgetron")
+    with started(made, "recon", properties(basis="x"), header_of(made / "raw.h5")) as (core, process):
+        core.send(packed(*readouts_of(made / "raw.h5")))
+        answer = core.answer()
+        assert answer.error.startswith("crbsvd: config: there is no basis 'x'")
+        assert (answer.closed, process.ended()) == (True, 2)
+
+
+def test_gadgetron_that_vanishes(made: Path) -> None:
+    pytest.importorskip("gadgetron")
+    with started(made, "recon", properties(basis="b"), header_of(made / "raw.h5")) as (core, process):
+        core.send(packed(*readouts_of(made / "raw.h5")[:20], close=False))
+        time.sleep(4)  # it has started to read
+        core.close()
+        began = time.monotonic()
+        assert process.ended() == 2
+        assert time.monotonic() - began < SOON_S
+
+
+def test_images_pass_through_a_chain(made: Path) -> None:
+    pytest.importorskip("gadgetron")
+    image = ismrmrd.Image.from_array(np_ones(), transpose=False, image_series_index=77)
+    config = properties(basis="b", iterations=1)
+    with started(made, "recon", config, header_of(made / "raw.h5")) as (core, process):
+        core.send(packed(image, *readouts_of(made / "raw.h5")))
+        answer = core.answer()
+        assert (answer.error, process.ended()) == ("", 0)
+    assert answer.images[0] == image
+    assert len(answer.images) == 1 + 5
+
+
+def test_sigterm_while_gadgetron_sends(made: Path) -> None:
+    pytest.importorskip("gadgetron")
+    with started(made, "recon", properties(basis="b"), header_of(made / "raw.h5")) as (core, process):
+        core.send(packed(*readouts_of(made / "raw.h5")[:20], close=False))
+        time.sleep(4)
+        process.terminate()
+        answer = core.answer()
+        assert (answer.error, answer.closed) == ("crbsvd: the reconstruction was stopped", True)
+        core.close()
+        assert process.ended() == 128 + signal.SIGTERM
+
+
+# --- standard input and output
+
+
+def streamed(made: Path, content: bytes, *arguments: str, **options: Any) -> Any:
+    return subprocess.run(
+        [*COMMAND, "stream", "b", "--iterations", "1", "--no-std", *arguments],
+        cwd=made, env=environment(), input=content, capture_output=True, timeout=120, check=False, **options,
+    )  # fmt: skip
+
+
+def test_a_pipe_that_ends_early(made: Path) -> None:
+    """One line on standard error, status 2, and no CLOSE, so that the next program does not take it for the whole."""
+    done = streamed(made, scan(made, close=False))
+    assert done.returncode == 2
+    assert re.fullmatch(rb"crbsvd: the stream ended without a CLOSE[^\n]*\n", done.stderr)
+    with pytest.raises(EOFError):
+        unpacked(done.stdout)
+
+
+def test_a_pipe_with_nothing(made: Path) -> None:
+    done = streamed(made, b"")
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_settings_that_do_not_go_together_are_refused_before_reading(made: Path) -> None:
+    done = streamed(made, b"", "--solver", "cg", "--regulariser", "llr")
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+
+
+def test_a_pipe_whose_reader_has_gone(made: Path) -> None:
+    receiver, sender = os.pipe()
+    os.close(receiver)
+    process = subprocess.Popen(
+        [*COMMAND, "stream", "b", "--iterations", "1"], cwd=made, env=environment(), stdin=subprocess.PIPE,
+        stdout=sender, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(sender)
+    _, errors = process.communicate(scan(made), timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith(b"crbsvd: the host has gone")
+
+
+def test_sigterm_in_a_pipe(made: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "stream", "b"], cwd=made, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(scan(made, close=False))
+    process.stdin.flush()
+    time.sleep(4)
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == b"crbsvd: the reconstruction was stopped\n"
+
+
+# --- where little is allowed
+
+
+def test_a_read_only_installation_and_no_home(made: Path) -> None:
+    """As a user who may read everything and write nothing: slower, no worse."""
+    variables = {"HOME": "/nonexistent", "PATH": os.environ["PATH"], "PYTHONPATH": environment()["PYTHONPATH"]}
+    command = [*COMMAND, "stream", "b", "--iterations", "1", "--no-std"]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("only setpriv can take root's rights away")
+        capability = "+dac_read_search"
+        user = ["--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        command = ["setpriv", *user, f"--inh-caps={capability}", f"--ambient-caps={capability}", *command]
+    done = subprocess.run(
+        command, cwd=made, env=variables, input=scan(made), capture_output=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "T1map" in images_in(unpacked(done.stdout))
+
+
+THREADS = """
+import os, sys, threading
+os.environ["CRBSVD_BASES"] = sys.argv[1]
+from crbsvd_gadgets.fire import process
+from test_online import FireConnection
+from wire_case import header_of, readouts_of
+from pathlib import Path
+raw = Path(sys.argv[1]) / "raw.h5"
+inside, go = threading.Event(), threading.Event()
+def held(items):
+    inside.set()
+    go.wait(60)
+    return items
+class Held(FireConnection):
+    def __iter__(self):
+        inside.set()
+        go.wait(60)
+        return super().__iter__()
+config = {"parameters": {"basis": "b", "iterations": 1}}
+first, second = Held(readouts_of(raw)), FireConnection(readouts_of(raw))
+thread = threading.Thread(target=process, args=(first, config, header_of(raw)))
+thread.start()
+inside.wait(60)
+process(second, config, header_of(raw))
+go.set()
+thread.join()
+print(len(first.images), len(second.images), second.said)
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_two_threads_of_one_process(made: Path, layer: str) -> None:
+    """Numba's workqueue would end the process: the second thread is refused. Other layers can do both."""
+    import sys
+
+    variables = environment(NUMBA_THREADING_LAYER=layer)
+    variables["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, str(made)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if layer == "omp":
+        assert done.stdout == "5 5 []\n"
+    else:
+        assert done.stdout.startswith("5 0 [('ERROR  ', 'crbsvd: another thread of this process reconstructs")
+
+
+# --- for a long time
+
+
+@pytest.mark.slow
+def test_two_hundred_sessions_one_after_another(made: Path) -> None:
+    """Every fourth vanishes; memory and descriptors of the server stay as they are."""
+    content = scan(made, config=BASIS)
+    with served(made, "--bases", ".", "--threads", "1") as server:
+        figures = []
+        for number in range(200):
+            before = sessions_of(server)
+            if number % 4 == 3:
+                with socket.create_connection(server.address) as host:
+                    host.sendall(content[: 5000 + 100 * number])
+                assert next_end(server, before) == "2"
+            else:
+                assert "T1map" in images_in(talk(server.address, content))
+                assert next_end(server, before) == "0"
+            figures.append((resident(server.process.pid), len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))))
+        assert max(memory for memory, _ in figures[20:]) < figures[20][0] + 2**22
+        assert {count for _, count in figures[20:]} == {figures[20][1]}
+        assert children_of(server) == []
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
