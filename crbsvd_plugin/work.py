@@ -35,6 +35,8 @@ Task = Callable[["ismrmrdHeader", Iterable[Any], Online, Report], Iterator[list[
 
 def recon(header: ismrmrdHeader, items: Iterable[Any], config: Online, report: Report) -> Iterator[list[Any]]:
     """Reconstruct readouts; yield the maps of every group as images, and its coefficients if they are wanted."""
+    if not (config.fit or config.coefficients):
+        raise UserError("config: neither maps (fit) nor coefficients are wanted, so nothing would come back")
     heads, answer = _Heads(config), _Answer(header, config)
     for result in pipeline.reconstruct_stream(header, heads.watched(_readouts(items)), config, report=report):
         yield answer.images(result, heads.of(result.key))

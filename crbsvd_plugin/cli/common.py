@@ -95,8 +95,8 @@ def stream_options(function: F) -> F:
     """Give a verb that reads messages the options that bound them."""
     for option in (
         click.option(
-            "--max-message", type=click.IntRange(1, 2**20), default=1024, show_default=True, metavar="MIB",
-            help="Largest message [MiB].",
+            "--max-message", type=click.IntRange(1, 2**20), metavar="MIB",
+            help="Largest message [MiB]; 1024 if not given.",
         ),
         click.option(
             "--idle", type=float, callback=within(0, 1e6), metavar="SECONDS",

@@ -43,7 +43,7 @@ from . import common
 @common.service
 def command(
     *, host: str, port: int, bases: str | None, config: str | None, dialect: str, task: str, n_sessions: int,
-    idle: float | None, max_message: int, n_threads: int | None,
+    idle: float | None, max_message: int | None, n_threads: int | None,
 ) -> None:  # fmt: skip
     """Listen for hosts that send ISMRMRD messages, reconstruct every scan, and send the maps back.
 
@@ -58,14 +58,13 @@ def command(
 
     site = Site.load(config, bases)
     share = n_threads or max(threads.available() // n_sessions, 1)
+    limits = Limits() if max_message is None else Limits(max_message * 2**20)
     idle = 300.0 if idle is None else idle or None
 
     def session(connection: socket.socket) -> int:
         with threads.limit(share):
             channel = Channel.of_socket(connection, idle_s=idle)
-            return Session(
-                channel, DIALECTS[dialect], site.config, task=TASKS[task], limits=Limits(max_message * 2**20)
-            ).run()
+            return Session(channel, DIALECTS[dialect], site.config, task=TASKS[task], limits=limits).run()
 
     listener = server.listen(host, port)
     name, number, *_ = listener.getsockname()

@@ -115,6 +115,11 @@ class Channel:
             self._connection.close()
 
 
+def waiting(source: int, idle_s: float | None) -> io.BufferedReader:
+    """Return a file over a descriptor whose reads wait for a limited time [s], for other readers than ours."""
+    return io.BufferedReader(_Waiting(source, idle_s), _BUFFER)
+
+
 class _Waiting(io.RawIOBase):
     """A file descriptor whose reads wait for a limited time."""
 
