@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from . import files
+from .basis import FORMAT
 from .bundle import members
 from .config import Config
 from .errors import UserError, nearest
@@ -142,7 +144,7 @@ class Site:
             raise UserError(f"config: {name!r} is no name of a basis, expected one without folders")
         sidecar = self.bases / f"{name}.json"
         if not sidecar.is_file():
-            known = sorted(path.stem for path in self.bases.glob("*.json") if path.with_suffix(".cfl").exists())
+            known = sorted(path.stem for path in self.bases.glob("*.json") if _is_basis(path))
             listed = f"{', '.join(known) or 'none'}{nearest(name, known)}"
             raise UserError(f"config: there is no basis {name!r}, expected one of: {listed}")
         inside = self.bases.resolve()
@@ -152,6 +154,13 @@ class Site:
                     f"config: {member} is a link that leads elsewhere; put the basis into the folder itself"
                 )
         return self.bases / name
+
+
+def _is_basis(sidecar: Path) -> bool:
+    try:
+        return files.read_json(sidecar, "basis").get("format") == FORMAT
+    except UserError:
+        return False
 
 
 def _parsed(text: str) -> dict[str, Any]:
