@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -232,6 +233,16 @@ def test_two_sessions_at_once(made: Path, server: Process) -> None:
             assert "T1map" in images_in(list(ismrmrd.ProtocolDeserializer(stream).deserialize()))
 
 
+def test_the_example_of_a_client(made: Path, server: Process) -> None:
+    """To a server, whose images it lists; and without one the bytes that a pipe wants."""
+    script = [sys.executable, str(Path(__file__).parent.parent / "examples" / "online_client.py"), "raw.h5"]
+    options: dict[str, Any] = {"cwd": made, "env": environment(), "capture_output": True, "check": True}
+    config = '{"parameters": {"basis": "b", "iterations": "1"}}'
+    done = subprocess.run([*script, f"{server.address[0]}:{server.address[1]}", "--config", config], **options)
+    assert done.stdout.startswith(b"1 T1map (32, 32, 1) s\n2 T2map (32, 32, 1) s\n")
+    assert subprocess.run(script, **options).stdout == scan(made)
+
+
 def test_images_and_waveforms_are_left_out(made: Path, server: Process) -> None:
     image = ismrmrd.Image.from_array(np_ones(), transpose=False)
     waveform = ismrmrd.Waveform.from_array(np_ones().astype("u4"))
@@ -260,8 +271,6 @@ sys.exit(main())
 
 def test_an_exception_in_the_fit(made: Path) -> None:
     """Reaches the host as text, then the CLOSE; the traceback is in the log, and the server lives."""
-    import sys
-
     command = [sys.executable, "-c", DEFECT, "crbsvd", "serve"]
     with served(made, "--bases", ".", "--threads", "1", command=command) as server:
         for _ in range(2):
@@ -470,8 +479,6 @@ print(len(first.images), len(second.images), second.said)
 @pytest.mark.parametrize("layer", ["workqueue", "omp"])
 def test_two_threads_of_one_process(made: Path, layer: str) -> None:
     """Numba's workqueue would end the process: the second thread is refused. Other layers can do both."""
-    import sys
-
     variables = environment(NUMBA_THREADING_LAYER=layer)
     variables["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent}"
     done = subprocess.run(
