@@ -181,7 +181,7 @@ class Session:
     def _said(self, text: Text) -> list[str]:
         """Return what a text says of the config: nothing, if it is there to be read by somebody."""
         if text.id == Id.TEXT and not text.content.lstrip().startswith(b"{"):
-            logger.info("the host says: %s", " ".join(str(text).split())[:1000])
+            logger.info("the host says: %s", _line(str(text))[:1000])
             return []
         return [str(text)]
 
@@ -220,7 +220,7 @@ class Session:
 
     def _fail(self, text: str) -> None:
         """Log an error, and tell the host if it can still hear."""
-        text = " ".join(text.split())
+        text = _line(text)
         logger.error("%s", text)
         if self._dialect.error is not None:
             content = (
@@ -231,6 +231,11 @@ class Session:
                 self._channel.flush()
             except OSError as error:
                 logger.info("the host could not be told (%s)", error)
+
+
+def _line(text: str) -> str:
+    """Return a text as one line that a terminal can only show: it may hold what a host has sent."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
 def _receivers(header: ismrmrdHeader) -> int | None:

@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from cli_case import COMMAND
+from message_case import recon_data
 from mrd_stream import readout
-from test_wire_messages import recon_data
 from wire_case import (
     CLOSE,
     environment,

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
 import pytest
+from mrd_stream import header, readout
 
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.markup import parse_xml
+from crbsvd_plugin.mrd_header import geometry_of, parse_header
 from crbsvd_plugin.settings import PRESETS, Online, Site
 
 
@@ -175,6 +181,25 @@ def test_folders_and_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as TOML"):
         Site.load(tmp_path / "none.toml", None)
     assert list(tmp_path.iterdir()) == []
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    st.one_of(st.text(), st.sampled_from(["<", "{", "a="]).flatmap(lambda first: st.text().map(first.__add__)))
+)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with suppress(UserError):
+        site().config(text)
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(st.integers(0, 10**9), st.binary(max_size=8), st.integers(0, 40))
+def test_changed_headers_are_read_or_refused(at: int, other: bytes, cut: int) -> None:
+    whole = header((4, 4, 1), 5).toXML().encode()
+    start = at % len(whole)
+    with suppress(UserError):
+        found = parse_header(whole[:start] + other + whole[start + cut :])
+        geometry_of(found, readout(np.ones((1, 4))))
 
 
 # --- what lies ready in gadgets/config

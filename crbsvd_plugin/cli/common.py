@@ -61,50 +61,21 @@ def misfit(*, default: bool) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-_THREADS = click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
-_VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+THREADS = click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
 
 
 def verb(function: F) -> Callable[..., Any]:
     """Give a verb the options that all have: --threads and -v."""
 
-    @_THREADS
-    @_VERBOSE
+    @THREADS
+    @VERBOSE
     @functools.wraps(function)
     def wrapped(*, n_threads: int | None, verbose: bool, **options: Any) -> Any:
-        with _log_to_stderr(verbose), threads.limit(n_threads):
+        with log_to_stderr(verbose), threads.limit(n_threads):
             return function(**options)
 
     return wrapped
-
-
-def service(function: F) -> Callable[..., Any]:
-    """Give a verb whose work is done by other processes the options that all have; it hands --threads on."""
-
-    @_THREADS
-    @_VERBOSE
-    @functools.wraps(function)
-    def wrapped(*, verbose: bool, **options: Any) -> Any:
-        with _log_to_stderr(verbose):
-            return function(**options)
-
-    return wrapped
-
-
-def stream_options(function: F) -> F:
-    """Give a verb that reads messages the options that bound them."""
-    for option in (
-        click.option(
-            "--max-message", type=click.IntRange(1, 2**20), metavar="MIB",
-            help="Largest message [MiB]; 1024 if not given.",
-        ),
-        click.option(
-            "--idle", type=float, callback=within(0, 1e6), metavar="SECONDS",
-            help="Give up after so long without a byte; 0: never.",
-        ),
-    ):  # fmt: skip
-        function = option(function)
-    return function
 
 
 def _names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -339,7 +310,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _log_to_stderr(verbose: bool) -> Iterator[None]:
+def log_to_stderr(verbose: bool) -> Iterator[None]:
     """Show what the package logs, as long as the verb runs."""
     logger = logging.getLogger("crbsvd_plugin")
     before = logger.level

@@ -6,7 +6,7 @@ import socket
 
 import click
 
-from . import common
+from . import common, online
 
 
 @click.command(short_help="Reconstruct what scanners send, as they scan (FIRE, Gadgetron).")
@@ -39,8 +39,8 @@ from . import common
     metavar="N",
     help="Hosts that are served at once.",
 )
-@common.stream_options
-@common.service
+@online.stream_options
+@online.service
 def command(
     *, host: str, port: int, bases: str | None, config: str | None, dialect: str, task: str, n_sessions: int,
     idle: float | None, max_message: int | None, n_threads: int | None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from . import common
+from . import common, online
 
 
 @click.command(short_help="Reconstruct a stream on standard input; the maps go to standard output.")
@@ -26,7 +26,7 @@ from . import common
 @click.option("--coefficients", is_flag=True, help="Also send the coefficient images.")
 @click.option("--maps/--no-maps", default=True, show_default=True, help="Fit maps.")
 @click.option("--mrd2", is_flag=True, help="Version 2 of MRD on both sides (needs mrd-python).")
-@common.stream_options
+@online.stream_options
 @common.verb
 def command(
     *, name: str, fitting: dict[str, Any], misfit: bool, settings: dict[str, Any], images: str, coefficients: bool,

@@ -123,7 +123,9 @@ class Reader:
         while (number := self._channel.next_id()) != Id.CLOSE:
             if number in texts:
                 content = texts[number]()
-                yield Text(Id(number), content.rstrip(b"\0"), content.endswith(b"\0"))
+                # the name of a file is filled up with NULs whoever sends it
+                nul = content.endswith(b"\0") and number != Id.CONFIG_FILE
+                yield Text(Id(number), content.rstrip(b"\0"), nul)
             elif number == Id.ACQUISITION:
                 yield self._acquisition()
             elif number == Id.RECON_DATA:
