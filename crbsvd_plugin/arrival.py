@@ -48,8 +48,8 @@ class Arrival:
     ----------
     image : Waiting
         The image.
-    batch : Group or None
-        Readouts; None: none since the last time.
+    box : list of Group
+        Its readouts since the last time, if there are any: whoever empties it has the only ones.
     urgent : bool
         They shall not wait for others.
     complete : bool
@@ -60,7 +60,7 @@ class Arrival:
     """
 
     image: Waiting
-    batch: Group | None
+    box: list[Group]
     urgent: bool = False
     complete: bool = False
     received: dict[str, int] = field(default_factory=dict)
@@ -138,13 +138,13 @@ class Arrivals:
             image = self._take(item)
             if image is not None:
                 if image.waiting.nbytes >= BLOCK_BYTES:
-                    yield Arrival(image.waiting, image.waiting.cut())
+                    yield Arrival(image.waiting, [image.waiting.cut()])
                 elif sum(one.waiting.nbytes for one in self._open.values()) >= _WAITING:
                     most = max(self._open.values(), key=lambda one: one.waiting.nbytes)
-                    yield Arrival(most.waiting, most.waiting.cut())
+                    yield Arrival(most.waiting, [most.waiting.cut()])
             if patience is not None and time.monotonic() - since > patience:
                 for one in list(self._open.values()):
-                    yield Arrival(one.waiting, None if one.waiting.empty else one.waiting.cut(), urgent=True)
+                    yield Arrival(one.waiting, [] if one.waiting.empty else [one.waiting.cut()], urgent=True)
                 since = time.monotonic()
             yield from self._completed(item, image)
         if not self._n_imaging:

@@ -85,11 +85,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mask_level : float
         Voxels with less signal than this share of the image's are not fitted, see `match`.
     method : str
-        matching, or nlls: nonlinear least squares from there, see `fit.nlls`.
+        matching, nlls: nonlinear least squares from there, see `fit.nlls`, or perk: a kernel regression that was
+        trained with the basis, see `fit.perk`.
+    refine : bool
+        Take a step off the grid of the dictionary after matching, see `fit.refine`.
     fit_starts : int
         Distinct starts of each voxel, for nlls.
     signals : str
         emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
+    b1, b0 : str, optional
+        Measured maps, see `fieldmap.load`: what they tell is not fitted.
     std : bool
         With the maps also standard deviations and residuals, see `quality`. It simulates derivatives at all estimates.
     replicas : int
@@ -127,8 +132,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fit: bool = True
     mask_level: float = 0.05
     method: Method = "matching"
+    refine: bool = False
     fit_starts: int = 1
     signals: Signals = "emulated"
+    b1: str | None = None
+    b0: str | None = None
     std: bool = False
     replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
     misfit: bool = False
@@ -162,6 +170,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             There are some.
         """
         self.choose_solver()
+        if not self.fit and (self.b1 or self.b0):
+            raise UserError(f"{self.b1 or self.b0} is a measured map to fit with, but no maps are wanted; leave it out")
         if self.replicas and not (self.fit and self.std):
             raise UserError(
                 f"replicas is {self.replicas}, but no standard deviations are wanted; leave one of them out"

@@ -14,7 +14,7 @@ from . import files
 from .basis import Basis
 from .batches import iter_batches
 from .errors import UserError
-from .hdf5 import Sink
+from .hdf5 import Sink, dataset
 from .model import Parameter, SignalModel
 from .prior import Prior
 
@@ -60,6 +60,20 @@ class Dictionary:
     def rank(self) -> int:
         """Number of coefficients K."""
         return int(self.coeff.shape[1])
+
+    def require_derivatives(self) -> None:
+        """Refuse a dictionary that was made without derivatives.
+
+        Raises
+        ------
+        UserError
+            `jac` is None.
+        """
+        if self.jac is None:
+            raise UserError(
+                "the dictionary has no derivatives, which refining needs; "
+                "make it again with 'crbsvd basis --derivatives'"
+            )
 
     def truncate(self, basis: Basis) -> Dictionary:
         """Return the dictionary of a basis that consists of the first columns of this one's.
@@ -111,7 +125,7 @@ class Dictionary:
             )
         try:
             with h5py.File(path, "r") as file:
-                content = {key: _dataset(file, key, path) for key in file}
+                content = {key: dataset(file, key, path) for key in file}
                 attributes = {key: file.attrs[key] for key in ("format", "basis", "parameters")}
                 if odd := (content.keys() | {"jac"}) ^ set(_DATASETS):
                     raise KeyError(f"{min(odd)} is missing or unknown")
@@ -123,17 +137,6 @@ class Dictionary:
             raise UserError(f"{path} was made for another basis than {name}.cfl (hashes differ); make both again")
         parameters = tuple(Parameter(**fields) for fields in json.loads(attributes["parameters"]))
         return cls(parameters, digest=basis.digest, **content)
-
-
-def _dataset(file: Any, key: str, path: Path) -> NDArray[Any]:
-    """Read one dataset, refusing all three ways by which HDF5 reaches into other files."""
-    import h5py
-
-    if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
-        raise UserError(f"{path}: {key!r} is not a plain dataset; links to other files are refused")
-    if file[key].is_virtual or file[key].external:
-        raise UserError(f"{path}: {key!r} keeps its data in other files, which is refused")
-    return np.asarray(file[key][()])
 
 
 def _normalised(coeff: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

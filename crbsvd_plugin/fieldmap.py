@@ -1,4 +1,4 @@
-"""Measured maps of B1 as input: read, checked for their unit, and brought onto the voxels of a reconstruction."""
+"""Measured maps of B1 and B0 as input: read, checked for their unit, brought onto the voxels of a reconstruction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UserError
+from .files import read_json
 from .maps import load_map
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HERTZ = {"Hz": 1.0, "rad/s": 2 * np.pi}
 _RELATIVE, _PERCENT = (0.1, 4.0), (10.0, 400.0)
 _MOST_UNKNOWN = 0.5  # share of the eight neighbours, by weight, without which there is no value
 
@@ -68,6 +70,22 @@ class FieldMap:
         return values.reshape(shape)
 
 
+def load(*, b1: str | None = None, b0: str | None = None) -> dict[str, FieldMap]:
+    """Read measured maps; return them by the parameter that they tell, ``B1`` and ``w0``.
+
+    Raises
+    ------
+    UserError
+        See `load_b1` and `load_b0`.
+    """
+    found = {}
+    if b1 is not None:
+        found["B1"] = load_b1(b1)
+    if b0 is not None:
+        found["w0"] = load_b0(b0)
+    return found
+
+
 def load_b1(path: str | Path) -> FieldMap:
     """Read a map of B1, relative to the nominal (1) or in percent of it (100).
 
@@ -95,4 +113,29 @@ def load_b1(path: str | Path) -> FieldMap:
             f"B1 map {path} has a median of {median:.4g}, expected about 1 (relative) or about 100 (percent); "
             "convert it (flip angles in degrees: divide by the nominal one)"
         )
+    return FieldMap(values, affine)
+
+
+def load_b0(path: str | Path) -> FieldMap:
+    """Read a map of the off-resonance in Hz, as BIDS has it; return it in rad/s.
+
+    A JSON file beside it may say another unit as ``Units``: rad/s. What is not finite counts as not measured, 0 does
+    not.
+
+    Raises
+    ------
+    UserError
+        The file is no map, is empty, or is in another unit.
+    """
+    raw, affine = load_map(path)
+    values: NDArray[Any] = raw.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    if np.isnan(values).all():
+        raise UserError(f"B0 map {path} is empty: expected the off-resonance in Hz; choose another file")
+    name = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    sidecar = Path(path).with_name(f"{name}.json")
+    unit = str(read_json(sidecar, "B0 map").get("Units", "Hz")) if sidecar.is_file() else "Hz"
+    if unit not in _HERTZ:
+        raise UserError(f"B0 map {path} is in {unit!r} by its JSON file, expected {' or '.join(_HERTZ)}; convert it")
+    values *= 2 * np.pi / _HERTZ[unit]
     return FieldMap(values, affine)

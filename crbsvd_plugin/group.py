@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from .basis import Basis
 from .config import Config
 from .encoding import coefficient_noise
 from .equations import Data, Equations
+from .fieldmap import FieldMap
 from .fit.fitter import Fitter
 from .fit.result import Maps
 from .footprint import Problem, check
@@ -79,6 +81,7 @@ def reconstruct_group(
     noise: NoiseScans,
     basis: Basis,
     fitter: Fitter | None,
+    measured: Mapping[str, FieldMap],
     config: Config,
     cache: Path | None,
     report: Report = silent,
@@ -89,7 +92,7 @@ def reconstruct_group(
     ----------
     box : list of Group
         All batches of one image. Whoever calls this keeps the box, but not the readouts.
-    noise, basis, config, cache, fitter, report
+    noise, basis, config, cache, fitter, measured, report
         As for `Intake` and `finished`.
 
     Raises
@@ -101,7 +104,7 @@ def reconstruct_group(
     intake = Intake(basis, config, noise, cached=cache is not None)
     while box:
         intake.add(box.pop(0))
-    return finished(intake, key, geometry, fitter=fitter, cache=cache, report=report)
+    return finished(intake, key, geometry, fitter=fitter, measured=measured, cache=cache, report=report)
 
 
 def finished(
@@ -110,6 +113,7 @@ def finished(
     geometry: Geometry,
     *,
     fitter: Fitter | None,
+    measured: Mapping[str, FieldMap],
     cache: Path | None,
     report: Report = silent,
 ) -> Reconstruction:
@@ -123,6 +127,8 @@ def finished(
         What is written of the image.
     fitter : Fitter, optional
         Without, there are no maps.
+    measured : mapping of parameter name to FieldMap
+        What is known, and not to be fitted.
     cache : Path, optional
         Folder for kernels.
     report : callable
@@ -139,7 +145,7 @@ def finished(
     sigma = coefficient_noise(intake.n_samples, shape, n_frames=basis.n_frames) if intake.noise.n_samples else 0.0
     logger.info(
         "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
-        key, *intake.ksp_shape, np.prod(shape), sigma,
+        key, intake.n_coils, *intake.received[1:], np.prod(shape), sigma,
     )  # fmt: skip
     report("sensitivities", 0, 0)
     sens = intake.sensitivities()
@@ -163,19 +169,23 @@ def finished(
         logger.log(logging.WARNING if strange else logging.INFO, "image %s: %s", key, told(figures))
     maps = None
     if fitter is not None:
-        maps = fitter.fit(coeff, report=report)
+        known = {name: field.on(geometry.affine, coeff.shape[1:]) for name, field in measured.items()}
+        maps = fitter.fit(coeff, known=known, report=report)
         if config.std:
-            known = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
-            fitted, tangents = tangents_of(fitter, basis, report=report)
-            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=known)
+            noise = known_noise(
+                sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name,
+                bounded=fitter.perk is None,
+            )  # fmt: skip
+            fitted, tangents = tangents_of(fitter, basis, known=known, report=report)
+            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, intake.found, figures)
 
 
-def check_memory(intake: Intake, n_receivers: int, shape: tuple[int, ...]) -> None:
-    """Refuse an image X = `shape`, of which these readouts have come, if it needs more memory than is left."""
-    if intake.config.backend == "native":  # of others it is not known
-        _, n_readouts, n_samples = intake.ksp_shape
-        problem = problem_of((n_receivers, n_readouts, n_samples), shape, intake.basis, intake.config, n_images=1)
+def check_memory(intake: Intake, geometry: Geometry) -> None:
+    """Refuse an image, of which these readouts have come, if it needs more memory than is left."""
+    if intake.config.backend == "native" and intake.nbytes:  # of others it is not known
+        shape = array_shape(geometry.shape)
+        problem = problem_of(intake.received, shape, intake.basis, intake.config, n_images=1)
         check(problem, held=intake.nbytes)
 
 

@@ -57,8 +57,8 @@ class Intake:
         What was found in the data and used.
     n_samples : int
         Samples of a coil that are there.
-    ksp_shape : tuple of int
-        Coils, readouts that have come, and their samples.
+    received : tuple of int
+        Coils of the data, readouts that have come, and their samples.
     """
 
     def __init__(self, basis: Basis, config: Config, noise: NoiseScans, *, cached: bool = False):
@@ -68,7 +68,7 @@ class Intake:
         self.sums: Sums | None = None
         self.found: dict[str, Any] = {}
         self.n_samples = 0
-        self.ksp_shape = (0, 0, 0)
+        self.received = (0, 0, 0)
         self._cached = cached
         self._held: list[Group] = []  # until it is known what they go through
         self._mixing: NDArray[Any] | None = None
@@ -86,6 +86,11 @@ class Intake:
         return sums + sum(group.nbytes for group in (*self.kept, *self.pending, *self._held))
 
     @property
+    def n_coils(self) -> int:
+        """Coils that are left; 0 as long as nothing has been used."""
+        return 0 if self._low is None else len(self._low.sums.right)
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes of the readouts that `flush` would let go."""
         return sum(group.nbytes for group in self.pending)
@@ -98,12 +103,13 @@ class Intake:
         UserError
             They do not fit, or a number is too large.
         """
-        self.ksp_shape = (self.ksp_shape[0] or len(batch.ksp), self.ksp_shape[1] + len(batch.frame), batch.ksp.shape[2])
+        n_coils, n_readouts, n_samples = batch.ksp.shape
+        self.received = (n_coils, self.received[1] + n_readouts, n_samples)
         self._dwell = batch.dwell
         loudest = np.array([np.abs(coil).max() for coil in batch.ksp])
         self._loudest = np.maximum(loudest, self._loudest) if len(self._loudest) else loudest
         self._held.append(batch)
-        if not self.config.waits and (self.config.coils is None or self.ksp_shape[1] >= _VIRTUAL):
+        if not self.config.waits and (self.config.coils is None or self.received[1] >= _VIRTUAL):
             self._release()
 
     def flush(self) -> None:
@@ -200,7 +206,6 @@ class Intake:
             self._low = LowResolution(shape, phi, len(batch.ksp))
         self._low.add(batch.ksp, batch.traj, frame=batch.frame, weights=batch.weights)
         self.n_samples += batch.n_samples
-        self.ksp_shape = (len(batch.ksp), *self.ksp_shape[1:])
         self.pending.append(replace(batch, traj=batch.traj.astype(np.float32)))
         n_pending = sum(group.ksp[0].size for group in self.pending)
         if n_pending >= batch_samples(shape, phi.shape[1], len(batch.ksp), real=np.isrealobj(phi)):

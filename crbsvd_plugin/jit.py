@@ -44,9 +44,7 @@ def _save_if_possible(compiled: Any) -> None:
     compiled._cache.save_overload = save_or_not
 
 
-def kernel(
-    *, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False, expand: bool = False
-) -> Callable[[F], F]:
+def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[F], F]:
     """Compile a function without Python objects; it releases the GIL.
 
     Parameters
@@ -56,14 +54,13 @@ def kernel(
     fastmath : bool or set of str
         The floating-point freedoms of LLVM that the kernel can stand.
     inline : bool
-        Only called from other kernels: neither cached nor entered from Python.
-    expand : bool
-        As `inline`, and its source takes the place of a call: for what is called with many arrays and does little,
-        since numba counts references to every array that is handed over.
+        Only called from other kernels, and made part of them: neither cached nor entered from Python. It can neither
+        make arrays nor return them, because it counts no references to those that it is given: counting takes as long
+        as a loop over a few vectors, and so does a call that is left to LLVM.
     """
 
     def decorate(function: F) -> F:
-        folder = None if inline or expand else cache_folder()
+        folder = None if inline else cache_folder()
         # numba chooses the folder at the moment of decoration, from this setting
         before = numba.config.CACHE_DIR
         try:
@@ -71,7 +68,7 @@ def kernel(
                 numba.config.CACHE_DIR = str(folder)
             compiled: F = numba.njit(
                 nogil=True, parallel=parallel, fastmath=fastmath, cache=folder is not None, error_model="numpy",
-                inline="always" if expand else "never",
+                forceinline=inline, _nrt=not inline,
             )(function)  # fmt: skip
         finally:
             numba.config.CACHE_DIR = before

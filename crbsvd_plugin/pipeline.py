@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import bart
+from . import bart, fieldmap
 from .arrival import Arrival, Arrivals
 from .basis import Basis
 from .cluster import Pool
@@ -89,11 +89,11 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
-    fitter = None
+    fitter, measured = None, fieldmap.load(b1=config.b1, b0=config.b0)
     if dictionary is not None:
         fitter = prepared(
-            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
-            signals=config.signals, report=report,
+            basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level,
+            refine=config.refine, n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
         )  # fmt: skip
     report("readouts", 0, 0)
     arrivals = Arrivals(header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends)
@@ -105,7 +105,10 @@ def reconstruct_stream(
                 "raw data hold one image, which one worker reconstructs with one thread; without workers it has all "
                 "cores"
             )
-        one = partial(reconstruct_group, noise=arrivals.noise, basis=basis, fitter=fitter, config=config, cache=cache)
+        one = partial(
+            reconstruct_group, noise=arrivals.noise, basis=basis, fitter=fitter, measured=measured, config=config,
+            cache=cache,
+        )  # fmt: skip
         results = pool.map(one, _taken(boxes), progress=counted(report, "images", len(boxes)))
         for result, readouts in zip(results, received, strict=True):
             yield replace(result, readouts=readouts)
@@ -121,15 +124,16 @@ def reconstruct_stream(
             if check is not None:
                 check(begun)
         intake = intakes.setdefault(key, Intake(basis, config, arrivals.noise, cached=cache is not None))
-        if arrival.batch is not None:
-            new, n_receivers = intake.nbytes == 0, len(arrival.batch.ksp)
-            intake.add(arrival.batch)
-            if new or arrival.complete:
-                check_memory(intake, n_receivers, arrival.batch.shape)
+        new = not intake.nbytes
+        while arrival.box:
+            intake.add(arrival.box.pop())
+        if new or arrival.complete:
+            check_memory(intake, arrival.image.geometry)
         if arrival.complete:
             result = finished(
-                intakes.pop(key), arrival.image.key, arrival.image.geometry, fitter=fitter, cache=cache, report=report
-            )
+                intakes.pop(key), arrival.image.key, arrival.image.geometry, fitter=fitter, measured=measured,
+                cache=cache, report=report,
+            )  # fmt: skip
             yield replace(result, readouts=arrival.received)
         elif arrival.urgent:
             intake.flush()
@@ -148,8 +152,8 @@ def _collected(
     complete: list[Arrival] = []
     for arrival in batches:
         box = boxes.setdefault(tuple(arrival.image.key.values()), [])
-        if arrival.batch is not None:
-            box.append(arrival.batch)
+        box += arrival.box
+        arrival.box.clear()
         if arrival.complete:
             complete.append(arrival)
     _check_noise(arrivals, config)

@@ -200,19 +200,19 @@ class Waiting:
         """Nothing waits."""
         return not self._heads
 
-    def last(self) -> Group | None:
-        """Return the last readouts, None if there are no more, of an image of which nothing else will come.
+    def last(self) -> list[Group]:
+        """Return the last readouts, if there are any, of an image of which nothing else will come.
 
         Raises
         ------
         UserError
             As for `cut`, or the trajectory cannot be in the unit it was said to be in.
         """
-        group = self.cut() if self._heads else None
+        box = [] if self.empty else [self.cut()]
         if self._reach is not None:
             shape = array_shape(self.geometry.shape)
             check_reach(self._reach, units=self._units, shape=shape, fov=fov_of(self.geometry))
-        return group
+        return box
 
     def cut(self) -> Group:
         """Return the readouts that wait, and let them go.

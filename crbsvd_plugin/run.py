@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from . import __version__, cluster, files, pipeline
+from . import __version__, cluster, fieldmap, files, pipeline
 from .basis import Basis
 from .bids import Entities, check_tree, save_bids
 from .config import Config
 from .errors import UserError
-from .fieldmap import load_b1
 from .fit.fitter import Method, Signals, prepared
 from .fit.result import Maps, stacked
 from .geometry import Geometry
@@ -32,6 +31,7 @@ from .volumes import gathered, place_of, slices_of, stack
 _ALGORITHMS: dict[Method, str] = {
     "matching": "dictionary matching in the compressed domain",
     "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+    "perk": "kernel regression (PERK) in the compressed domain, trained on noisy atoms of a dictionary",
 }
 
 
@@ -111,7 +111,9 @@ def maps(
         slices = [by_place.get((repetition, i)) for i in range(images.coeff.shape[1])]
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
-    return _write(images, volumes, output, sources=[raw], method=config.method, whose=whose, force=force)
+    sources = [raw, config.b1, config.b0]
+    algorithm = _algorithm(config.method, config.refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
 def fit(
@@ -122,19 +124,21 @@ def fit(
     like: str | None,
     mask_level: float,
     b1: str | None = None,
+    b0: str | None = None,
     std: bool = False,
     force: bool,
     report: Report,
     workers: int | None = None,
     scheduler: str | None = None,
     method: Method = "matching",
+    refine: bool = False,
     fit_starts: int = 1,
     signals: Signals = "emulated",
     whose: Entities | None = None,
 ) -> list[Path]:
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
 
-    `b1` is a measured map: every voxel is matched with atoms of its B1, see `fit.fixed`.
+    `b1` and `b0` are measured maps: what they tell is not fitted, see `fit.fixed`.
 
     With `std` also standard deviations and residuals, see `quality`; the noise is what the images' sidecar says.
 
@@ -155,32 +159,35 @@ def fit(
     if images.digest and images.digest != basis.digest:
         raise UserError(f"{coeff} was reconstructed in another basis than {name} (hashes differ): name that one")
     assert dictionary is not None
-    if b1 is not None and method != "matching":
-        raise UserError("--b1 belongs to --method matching; leave one of them out")
+    measured = fieldmap.load(b1=b1, b0=b0)
     fitter = prepared(
-        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, report=report
-    )
-    known = None if b1 is None else load_b1(b1).on(images.affine, images.volume(0).shape[1:])
+        basis, dictionary, method=method, name=name, mask_level=mask_level, refine=refine, n_starts=fit_starts,
+        signals=signals, known=measured, report=report,
+    )  # fmt: skip
+    known = {name: field.on(images.affine, images.volume(0).shape[1:]) for name, field in measured.items()}
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
         for i in range(len(images.coeff)):
             volume = images.volume(i)
-            found = fitter.fit(volume, b1=known, report=report, pool=pool)
+            found = fitter.fit(volume, known=known, report=report, pool=pool)
             if std:
-                fitted, tangents = tangents_of(
-                    fitter, basis, known=() if b1 is None else ("B1",), report=report, pool=pool
+                fitted, tangents = tangents_of(fitter, basis, known=known, report=report, pool=pool)
+                noise = _noise(images, i, bounded=fitter.perk is None)
+                found = with_quality(
+                    found, volume, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk
                 )
-                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
             volumes.append(found)
-    sources = [coeff] if b1 is None else [coeff, b1]
-    return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
+    sources = [coeff, b1, b0]
+    algorithm = _algorithm(method, refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
-def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+def _noise(images: CoefficientImages, repetition: int, *, bounded: bool) -> KnownNoise:
     """Return the noise of a volume, as far as the sidecar of the images tells it."""
     sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
     penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
-    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
+    of_slices = sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0])
+    return known_noise(of_slices, None, penalty=penalty, bounded=bounded)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
@@ -205,21 +212,26 @@ def _reconstructed(
     return gathered(results, config), results
 
 
+def _algorithm(method: Method, refine: bool) -> str:
+    """Return how maps were fitted, in words."""
+    return _ALGORITHMS[method] + (", with a Gauss-Newton step from the best atom" if refine else "")
+
+
 def _write(
     images: CoefficientImages,
     volumes: list[Maps],
     output: str,
     *,
-    sources: list[str],
-    method: Method,
+    sources: list[str | None],
+    algorithm: str,
     whose: Entities | None,
     force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
-        "EstimationAlgorithm": _ALGORITHMS[method],
-        "Sources": [Path(source).name for source in sources],
+        "EstimationAlgorithm": algorithm,
+        "Sources": [Path(source).name for source in sources if source is not None],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,
     }

@@ -51,8 +51,7 @@ def done(found: list[Arrival]) -> list[tuple[int, dict[str, int]]]:
 
 def numbers(found: list[Arrival], number: int) -> list[int]:
     """Return the numbers of the readouts of a slice."""
-    batches = [one.batch for one in found if one.image.key["slice"] == number and one.batch is not None]
-    return [int(n) for batch in batches for n in batch.number]
+    return [int(n) for one in found if one.image.key["slice"] == number for batch in one.box for n in batch.number]
 
 
 def told(used: int, *, twice: int = 0, missing: int = 0) -> dict[str, int]:
@@ -176,7 +175,7 @@ def test_batches_are_cut_where_they_are_large_enough(
     monkeypatch.setattr(arrival, limit, 4 * items[0].data.nbytes)
     order = [0, 1, 2, 15, 3, 4, 5, *range(6, 15), *range(16, 30)]
     found = list(arrivals().sorted([items[i] for i in order]))
-    sizes = [(one.image.key["slice"], len(one.batch.frame)) for one in found if one.batch is not None]
+    sizes = [(one.image.key["slice"], len(batch.frame)) for one in found for batch in one.box]
     assert sizes[0] == ((0, 4) if limit == "BLOCK_BYTES" else (0, 3))
     assert max(n for _, n in sizes) == 4
     for i in range(2):
@@ -184,8 +183,8 @@ def test_batches_are_cut_where_they_are_large_enough(
     monkeypatch.undo()
     whole = list(arrivals().sorted(items))
     for i in range(2):
-        batch = next(one.batch for one in whole if one.image.key["slice"] == i)
-        parts = [one.batch for one in found if one.image.key["slice"] == i and one.batch is not None]
+        (batch,) = next(one.box for one in whole if one.image.key["slice"] == i)
+        parts = [part for one in found if one.image.key["slice"] == i for part in one.box]
         np.testing.assert_array_equal(np.concatenate([part.ksp for part in parts], axis=1), batch.ksp)
         np.testing.assert_array_equal(np.concatenate([part.traj for part in parts]), batch.traj)
 
@@ -197,7 +196,7 @@ def test_impatience_cuts_what_is_there(rng: np.random.Generator, monkeypatch: py
     found = list(arrivals().sorted(slices(rng, 2), patience=5.5))
     urgent = [one for one in found if one.urgent]
     assert [one.image.key["slice"] for one in urgent][:3] == [0, 0, 0]
-    assert all(len(one.batch.frame) <= 6 for one in urgent if one.batch is not None)
+    assert all(len(batch.frame) <= 6 for one in urgent for batch in one.box)
     assert len(urgent) > 4
     assert numbers(found, 0) + numbers(found, 1) == list(range(10, 40))
     assert not any(one.urgent for one in arrivals().sorted(slices(rng, 2)))

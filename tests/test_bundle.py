@@ -49,6 +49,11 @@ def test_the_files_belong_together(tmp_path: Path) -> None:
     coeff = loaded.project(model.signal(dictionary.theta[40:43]))
     np.testing.assert_allclose(dictionary.coeff[40:43] * dictionary.norm[40:43, None], coeff, atol=1e-6)
     assert 80 < len(dictionary.theta) < 120
+    assert dictionary.jac is None
+    made(replace(REQUEST, derivatives=True), tmp_path / "derivatives")
+    jac = Dictionary.load(tmp_path / "derivatives", loaded).jac
+    assert jac is not None
+    assert jac.shape == (*dictionary.theta.shape, 3)
     plain = made(replace(REQUEST, atoms="none"), tmp_path / "plain")
     np.testing.assert_array_equal(plain.phi, basis.phi)
     assert plain.info["dictionary_prior"] is None

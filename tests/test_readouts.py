@@ -27,7 +27,7 @@ def sorted_out(
     arrivals = Arrivals(head or header((N, N, 1), T), n_frames=n_frames, roles=chosen, traj_units=units)
     found = list(arrivals.sorted(items))
     assert all(arrival.complete for arrival in found)
-    return [arrival.batch for arrival in found if arrival.batch is not None]
+    return [group for arrival in found for group in arrival.box]
 
 
 def test_one_group_is_the_stack_of_its_readouts(rng: np.random.Generator) -> None:

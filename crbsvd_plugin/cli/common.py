@@ -85,8 +85,12 @@ _FITTING = {
         help="Fit no voxels below this share of the signal.",
     ),
     "method": click.option(
-        "--method", type=click.Choice(["matching", "nlls"]), default="matching", show_default=True,
-        help="The best atom of the dictionary, or nonlinear least squares from there.",
+        "--method", type=click.Choice(["matching", "nlls", "perk"]), default="matching", show_default=True,
+        help="The best atom of the dictionary, nonlinear least squares from there, or the regression of basis --perk.",
+    ),
+    "refine": click.option(
+        "--refine", is_flag=True,
+        help="matching: take a Gauss-Newton step off the grid of the dictionary, if it has derivatives.",
     ),
     "fit_starts": click.option(
         "--fit-starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -95,6 +99,14 @@ _FITTING = {
     "signals": click.option(
         "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
         help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
+    ),
+    "b1": click.option(
+        "--b1", metavar="FILE", callback=file_name,
+        help="Measured map of B1 (NIfTI, relative or percent), not to be fitted then.",
+    ),
+    "b0": click.option(
+        "--b0", metavar="FILE", callback=file_name,
+        help="Measured map of the off-resonance w0 (NIfTI, Hz), not to be fitted then.",
     ),
     "std": click.option(
         "--std/--no-std", default=True, show_default=True,

@@ -14,10 +14,6 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
-@click.option(
-    "--b1", metavar="FILE", callback=common.file_name,
-    help="Measured map of B1 (NIfTI, relative or percent): match every voxel with atoms of its B1.",
-)  # fmt: skip
 @common.fitting_options
 @common.spreading_options
 @common.bids_options
@@ -29,7 +25,6 @@ def command(
     name: str,
     output: str,
     like: str | None,
-    b1: str | None,
     fitting: dict[str, Any],
     cluster: dict[str, Any],
     tree: dict[str, Any],
@@ -43,7 +38,5 @@ def command(
 
     whose = bids.entities(**tree)
     with common.stages() as report:
-        written = run.fit(
-            coeff, name, output, like=like, b1=b1, force=force, report=report, whose=whose, **fitting, **cluster
-        )
+        written = run.fit(coeff, name, output, like=like, force=force, report=report, whose=whose, **fitting, **cluster)
     click.echo("\n".join(str(path) for path in written))

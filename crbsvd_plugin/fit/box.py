@@ -94,6 +94,11 @@ class Box:
             )
         return names.index(name)
 
+    def range(self, name: str) -> tuple[float, float]:
+        """Return lowest and highest value of a parameter."""
+        i = self.index(name)
+        return float(self.low[i]), float(self.high[i])
+
     def narrowed(self, bounds: Mapping[str, Sequence[float]]) -> Box:
         """Return the box with other ranges, by name, for some parameters.
 

@@ -143,6 +143,11 @@ def emulate(exact: Simulated, *, tolerances: Sequence[float] = (1e-5, 1e-4), rep
             error = float((np.linalg.norm(close - value, axis=-1) / norm).max())
             jac_errors = (np.linalg.norm(close_jac - jac, axis=-1) / norm[:, None]).max(axis=0)
             if error <= tolerance:
+                if tolerance > tolerances[0]:
+                    logger.warning(
+                        "the emulator is good to %.1e of a signal only, not to %.0e: narrow the ranges, or take exact "
+                        "signals", error, tolerances[0],
+                    )  # fmt: skip
                 logger.info(
                     "emulator of %s signals: off by at most %.1e of a signal, and %s in the derivatives",
                     " x ".join(map(str, sizes)), error, ", ".join(f"{e:.1e}" for e in jac_errors),

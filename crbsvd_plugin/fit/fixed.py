@@ -1,13 +1,13 @@
-"""Matching where a parameter is known in every voxel, as B1 from a map.
+"""Matching where parameters are known in every voxel, as B1 from a map.
 
-The atoms of a dictionary that have the same value of it are a slab; every voxel is matched with the slab nearest to its
-value. The steps between slabs are its accuracy.
+The atoms of a dictionary that have the same values of them are a slab; every voxel is matched with the slab nearest to
+its values. The steps between slabs are its accuracy.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,68 +52,83 @@ def match_fixed(
     coeff: NDArray[Any],
     dictionary: Dictionary,
     *,
-    name: str,
-    known: NDArray[np.float64],
+    known: Mapping[str, NDArray[np.float64]],
     mask_level: float = 0.05,
+    refine: bool = False,
     progress: Callable[[int], object] | None = None,
     pool: Pool | None = None,
 ) -> Maps:
-    """Return the parameters of the best atom for every voxel, among those nearest in a known parameter.
+    """Return the parameters of the best atom for every voxel, among those nearest in the known parameters.
 
     Parameters
     ----------
-    coeff, dictionary, mask_level, progress, pool
+    coeff, dictionary, mask_level, refine, progress, pool
         As for `matching.match`.
-    name : str
-        The parameter that is known.
-    known : array (*X)
-        Its values; voxels where it is NaN are not fitted.
+    known : mapping of parameter name to array (*X)
+        What is known, SI units; voxels where any of it is NaN are not fitted.
 
     Returns
     -------
     Maps
-        The known parameter is that of the slab. `edge` tells of the other parameters, and of known values that lie
-        more than half a step beyond the outermost slab.
+        The known parameters are those of the slab. `edge` tells of the other parameters, and of known values `beyond`
+        the dictionary.
 
     Raises
     ------
     UserError
-        The dictionary has no grid of the parameter, or no voxel that could be fitted has a value.
+        The dictionary has no grid of a parameter, or no voxel that could be fitted has a value.
     """
-    values = slabs(dictionary, name)
+    grids = {name: slabs(dictionary, name) for name in known}
     wanted = foreground(coeff, mask_level)
-    mask = wanted & np.isfinite(known)
-    lacking = int(wanted.sum() - mask.sum())
+    mask = wanted & np.all([np.isfinite(values) for values in known.values()], axis=0)
+    names, lacking = " and ".join(known), int(wanted.sum() - mask.sum())
     if wanted.any() and not mask.any():
-        raise UserError(f"the map of {name} has no values where the image is: expected one of the same region")
+        raise UserError(f"the map of {names} has no values where the image is: expected one of the same region")
     if lacking:
-        logger.warning("%d of %d voxels have no %s: they are not fitted", lacking, wanted.sum(), name)
-    middle = (values[1:] + values[:-1]) / 2
-    slab = np.where(mask, np.searchsorted(middle, np.where(mask, known, values[0])), -1)
-    first, last = 2 * values[0] - middle[0], 2 * values[-1] - middle[-1]
-    beyond = mask & ((known < first) | (known > last))
+        logger.warning("%d of %d voxels have no %s: they are not fitted", lacking, wanted.sum(), names)
+    columns = [_column(dictionary, name) for name in known]
+    slab = np.where(mask, _slab(grids, [np.where(mask, values, 0) for values in known.values()]), -1)
+    belongs, inner = _slab(grids, list(dictionary.theta[:, columns].T)), _inner(dictionary, columns)
     theta = np.zeros((len(dictionary.parameters), *mask.shape), np.float32)
     m0, edge = np.zeros(mask.shape, np.complex64), np.zeros(mask.shape, bool)
-    for number, part in enumerate(_parts(dictionary, name, values)):
-        here = slab == number
-        if here.any():
-            found = match(coeff[:, here], part, mask_level=0, progress=progress, pool=pool)
-            theta[:, here], m0[here], edge[here] = found.theta, found.m0, found.edge
-    return Maps(dictionary.parameters, theta, m0, edge | beyond, mask)
+    for number in np.unique(slab[mask]):
+        here, atoms = slab == number, belongs == number
+        if not atoms.any():
+            raise UserError(f"the dictionary has a grid of {names}, but not all of their combinations")
+        found = match(coeff[:, here], _part(inner, atoms), mask_level=0, refine=refine, progress=progress, pool=pool)
+        theta[:, here], m0[here], edge[here] = found.theta, found.m0, found.edge
+    return Maps(dictionary.parameters, theta, m0, edge | (mask & beyond(dictionary, known)), mask)
 
 
-def _parts(dictionary: Dictionary, name: str, values: NDArray[np.float64]) -> list[Dictionary]:
-    """Return the dictionary of every slab; atoms on an edge for the sake of the known parameter alone are not."""
-    column = [parameter.name for parameter in dictionary.parameters].index(name)
-    others = np.delete(dictionary.theta, column, axis=1)
-    of = dictionary.theta[:, column]
-    # an atom is inside if it is so anywhere else along the known parameter
+def beyond(dictionary: Dictionary, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Return where known values lie more than half a step beyond the outermost slab of the dictionary."""
+    outside = []
+    for name, values in known.items():
+        grid = slabs(dictionary, name)
+        first, last = grid[0] - (grid[1] - grid[0]) / 2, grid[-1] + (grid[-1] - grid[-2]) / 2
+        outside.append((values < first) | (values > last))
+    return np.asarray(np.any(outside, axis=0))
+
+
+def _slab(grids: Mapping[str, NDArray[np.float64]], values: Sequence[NDArray[Any]]) -> NDArray[np.intp]:
+    """Return the number of the slab that is nearest to values of all known parameters."""
+    nearest = [np.searchsorted((grid[1:] + grid[:-1]) / 2, v) for grid, v in zip(grids.values(), values, strict=True)]
+    return np.asarray(np.ravel_multi_index(nearest, [len(grid) for grid in grids.values()]))
+
+
+def _column(dictionary: Dictionary, name: str) -> int:
+    return [parameter.name for parameter in dictionary.parameters].index(name)
+
+
+def _inner(dictionary: Dictionary, columns: list[int]) -> Dictionary:
+    """Return the dictionary without the edges that are there for the sake of the known parameters alone."""
+    others = np.delete(dictionary.theta, columns, axis=1)
+    # an atom is inside if it is so anywhere else along the known parameters
     _, row = np.unique(others, axis=0, return_inverse=True)
     row = row.ravel()
     free = np.zeros(row.max() + 1, bool)
     free[row[~dictionary.edge]] = True
-    inner = replace(dictionary, edge=dictionary.edge & ~free[row])
-    return [_part(inner, of == value) for value in values]
+    return replace(dictionary, edge=dictionary.edge & ~free[row])
 
 
 def _part(dictionary: Dictionary, chosen: Any) -> Dictionary:
