@@ -22,7 +22,7 @@ from .errors import UserError
 logger = logging.getLogger(__name__)
 
 TERMINATED = 128 + signal.SIGTERM
-_GRACE_S = 5.0
+_GRACE_S = 9.0  # a signal waits for the end of a call into compiled code; a container is killed after 10 s
 _BACKLOG = 16
 
 

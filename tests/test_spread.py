@@ -22,7 +22,7 @@ from test_cluster_scheduler import small
 from test_matching import KINDS, Freeze, dictionary, numbers
 from test_pipeline import head, scan, silent, write_basis
 
-from crbsvd_plugin import group, mrd, pipeline, run, threads
+from crbsvd_plugin import equations, group, mrd, pipeline, run, threads
 from crbsvd_plugin.cluster import Pool, connect
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.errors import UserError
@@ -67,7 +67,7 @@ def there(
 ) -> list[Reconstruction]:
     """On workers; they load what this process is kept from calling."""
     with monkeypatch.context() as patch:
-        for module, name in ((group, "calibrated"), (group, "solve"), (fitter, "match")):
+        for module, name in ((group, "finished"), (equations, "solve"), (fitter, "match")):
             patch.delattr(module, name)
         return list(reconstruct_stream(head(), items, config, pool=pool, **options))
 

@@ -122,6 +122,11 @@ _READING = {
     "frame": click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
     "shots": click.option("--shots", callback=_names, help="Counters to sum over, with commas; else the usual ones."),
     "groups": click.option("--groups", callback=_names, help="Counters of separate images; else the usual ones."),
+    "ends": click.option(
+        "--ends", callback=_names, default="", metavar="WHAT",
+        help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
+        "the measurement, slice, repetition, ..., or next: another image begins.",
+    ),
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
     ),
