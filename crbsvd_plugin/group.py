@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from . import threads
 from .basis import Basis
@@ -27,7 +28,7 @@ from .progress import Report, counted, silent
 from .quality import known_noise, tangents_of, with_quality
 from .readouts import Group
 from .recon.misfit import told
-from .recon.replicas import replica_covariance
+from .recon.replicas import replica_covariance, white_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,6 +180,32 @@ def finished(
             fitted, tangents = tangents_of(fitter, basis, known=known, report=report)
             maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, intake.found, figures)
+
+
+def rehearse(n_dims: int, *, basis: Basis, fitter: Fitter | None, config: Config) -> None:
+    """Make a tiny image of noise, so that what is loaded or compiled at first use is there after the last readout.
+
+    Parameters
+    ----------
+    n_dims : int
+        Image axes.
+    basis, fitter, config
+        What will be done.
+    """
+    if config.backend != "native":
+        return
+    rng, n_readouts = np.random.default_rng(0), 16
+    frame = np.arange(n_readouts) % basis.n_frames
+    number = np.arange(n_readouts)
+    traj = rng.uniform(-4, 4, (n_readouts, 32, n_dims))
+    ksp = white_noise(rng, (2, n_readouts, 32))
+    geometry = Geometry((8, 8, 8 if n_dims == 3 else 1), (1.0, 1.0, 1.0))
+    box = [Group({"rehearsal": 0}, ksp, traj, frame, number, number, geometry)]
+    plain = replace(
+        config, coils=None, phase_drift="off", gradient_delays="off", fov_shift="off", iterations=2, std=False,
+        replicas=0, misfit=False,
+    )  # fmt: skip
+    reconstruct_group(box, noise=NoiseScans(), basis=basis, fitter=fitter, measured={}, config=plain, cache=None)
 
 
 def check_memory(intake: Intake, geometry: Geometry) -> None:

@@ -19,9 +19,11 @@ from .config import Config
 from .dictionary import Dictionary
 from .errors import UserError
 from .fit.fitter import prepared
-from .group import Reconstruction, check_memory, finished, reconstruct_group
+from .geometry import array_shape
+from .group import Reconstruction, check_memory, finished, reconstruct_group, rehearse
 from .intake import Intake
 from .kernel_cache import KernelCache
+from .mrd_header import size_of
 from .progress import Report, counted, silent
 from .readouts import Group, Waiting
 from .roles import Roles
@@ -67,7 +69,8 @@ def reconstruct_stream(
         Called with the images that have begun before each is reconstructed: refuses what the caller could not use.
     patience : float, optional
         For a scan that is running: how long a readout waits for others to be gridded with, at most, while readouts
-        come [s]. None: until there are so many that it is worth it.
+        come [s]; before the first one is asked for, all that is needed after the last one has been loaded and compiled.
+        None: until there are so many that it is worth it.
 
     Yields
     ------
@@ -95,11 +98,13 @@ def reconstruct_stream(
             basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level,
             refine=config.refine, n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
         )  # fmt: skip
+    if patience is not None:
+        rehearse(len(array_shape(size_of(header, 0)[0])), basis=basis, fitter=fitter, config=config)
     report("readouts", 0, 0)
     arrivals = Arrivals(header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends)
-    batches = arrivals.sorted(items, patience=patience)
+    batches = _checked(arrivals, config, patience, items)
     if pool is not None:
-        boxes, received = _collected(arrivals, batches, config, check)
+        boxes, received = _collected(batches, check)
         if len(boxes) == 1:
             logger.warning(
                 "raw data hold one image, which one worker reconstructs with one thread; without workers it has all "
@@ -113,28 +118,39 @@ def reconstruct_stream(
         for result, readouts in zip(results, received, strict=True):
             yield replace(result, readouts=readouts)
         return
+    take = partial(Intake, basis, config, arrivals.noise, cached=cache is not None)
+    give = partial(finished, fitter=fitter, measured=measured, cache=cache, report=report)
+    yield from _as_they_come(arrivals, batches, take, give, check)
+
+
+def _as_they_come(
+    arrivals: Arrivals,
+    batches: Iterator[Arrival],
+    take: Callable[[], Intake],
+    give: Callable[..., Reconstruction],
+    check: Callable[[list[Waiting]], object] | None,
+) -> Iterator[Reconstruction]:
+    """Take in the readouts of all images, and give every image as soon as it is complete."""
     intakes: dict[tuple[int, ...], Intake] = {}
     begun: list[Waiting] = []
     for arrival in batches:
-        key = tuple(arrival.image.key.values())
+        image = arrival.image
+        key = tuple(image.key.values())
         if arrival.complete:
-            if not begun:
-                _check_noise(arrivals, config)
-            begun += [image for image in (arrival.image, *arrivals.images) if image not in begun]
+            begun += [one for one in (image, *arrivals.images) if one not in begun]
             if check is not None:
                 check(begun)
-        intake = intakes.setdefault(key, Intake(basis, config, arrivals.noise, cached=cache is not None))
-        new = not intake.nbytes
+        new = key not in intakes
+        if new:
+            intakes[key] = take()
+        intake = intakes[key]
         while arrival.box:
             intake.add(arrival.box.pop())
         if new or arrival.complete:
-            check_memory(intake, arrival.image.geometry)
+            check_memory(intake, image.geometry)
         if arrival.complete:
-            result = finished(
-                intakes.pop(key), arrival.image.key, arrival.image.geometry, fitter=fitter, measured=measured,
-                cache=cache, report=report,
-            )  # fmt: skip
-            yield replace(result, readouts=arrival.received)
+            del intakes[key]
+            yield replace(give(intake, image.key, image.geometry), readouts=arrival.received)
         elif arrival.urgent:
             intake.flush()
         elif sum(one.pending_bytes for one in intakes.values()) > _PENDING:
@@ -142,10 +158,7 @@ def reconstruct_stream(
 
 
 def _collected(
-    arrivals: Arrivals,
-    batches: Iterator[Arrival],
-    config: Config,
-    check: Callable[[list[Waiting]], object] | None,
+    batches: Iterator[Arrival], check: Callable[[list[Waiting]], object] | None
 ) -> tuple[list[list[Group]], list[dict[str, int]]]:
     """Return the batches of every image of a stream, and what is said of its readouts."""
     boxes: dict[tuple[int, ...], list[Group]] = {}
@@ -156,7 +169,6 @@ def _collected(
         arrival.box.clear()
         if arrival.complete:
             complete.append(arrival)
-    _check_noise(arrivals, config)
     if check is not None:
         check([arrival.image for arrival in complete])
     return [boxes[tuple(one.image.key.values())] for one in complete], [one.received for one in complete]
@@ -168,13 +180,20 @@ def _taken(boxes: list[list[Group]]) -> Iterator[list[Group]]:
         yield boxes.pop(0)
 
 
-def _check_noise(arrivals: Arrivals, config: Config) -> None:
-    """Say that no noise scan has come; refuse what needs one."""
-    if arrivals.noise.n_samples:
-        return
-    if config.replicas:
-        raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
-    logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
+def _checked(
+    arrivals: Arrivals, config: Config, patience: float | None, items: Iterable[Acquisition]
+) -> Iterator[Arrival]:
+    """Yield what arrives; where no noise scan has come before the first image is complete, say so or refuse it."""
+    told = False
+    for arrival in arrivals.sorted(items, patience=patience):
+        if arrival.complete and not told and not arrivals.noise.n_samples:
+            if config.replicas:
+                raise UserError(
+                    "replicas need to know the noise, but the raw data have no noise scan: leave --replicas out"
+                )
+            logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
+            told = True
+        yield arrival
 
 
 def _check_programs(config: Config) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mrd_stream import header, readout
 from test_pipeline import SIGNAL, C, K, N, T, direct, error, head, scan, write_basis
 
-from crbsvd_plugin import arrival, coils, intake, threads
+from crbsvd_plugin import arrival, coils, intake, pipeline, threads
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.encoding import SubspaceOperator
@@ -145,6 +145,27 @@ def test_nothing_is_gridded_twice_and_nothing_is_kept(
     images(scan(rng, n_slices=1), plain(name))
     # cuts of 4; 8 make a batch; of 30 the last 6 are no batch
     assert gridded == [8, 8, 8]
+
+
+def test_of_many_images_the_largest_is_gridded_where_all_wait_for_too_much(
+    rng: np.random.Generator, name: str, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "batch_samples", lambda *_, **__: 10**9)
+    items = scan(rng)
+    whole = images(items, plain(name))
+    monkeypatch.setattr(pipeline, "_PENDING", 40 * 2 * N * (C * 8 + 2 * 4))
+    gridded: list[tuple[int, int]] = []
+    flush = intake.Intake.flush
+
+    def spy(one: intake.Intake) -> None:
+        gridded.append((one.pending[0].key["slice"], sum(len(group.frame) for group in one.pending)))
+        flush(one)
+
+    monkeypatch.setattr(intake.Intake, "flush", spy)
+    found = images(items, plain(name))
+    # slice 1 comes first, 28 readouts in cuts of 4; with 16 of slice 0 there are too many, and then there is room again
+    assert gridded == [(1, 28)]
+    assert all(error(one.coeff, other.coeff) < SAME for one, other in zip(found, whole, strict=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
