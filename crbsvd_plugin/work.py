@@ -14,13 +14,12 @@ import numpy as np
 
 from . import pipeline
 from .errors import UserError
-from .fit.fitter import prepared
 from .geometry import Geometry
 from .group import Reconstruction
 from .mrd_header import limits
 from .mrd_images import BITS_STORED, coefficient_images, images_of
 from .progress import Report
-from .quality import known_noise, tangents_of, with_quality
+from .quality import fitted_maps, known_noise
 from .readouts import is_imaging
 from .roles import Roles
 from .settings import Online
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from ismrmrd import AcquisitionHeader, ImageHeader
     from ismrmrd.xsd import ismrmrdHeader
 
+_PATIENCE_S = 1.0  # readouts come faster than this, and gridding some takes a quarter of it
+
 Task = Callable[["ismrmrdHeader", Iterable[Any], Online, Report], Iterator[list[Any]]]
 
 
@@ -38,7 +39,8 @@ def recon(header: ismrmrdHeader, items: Iterable[Any], config: Online, report: R
     if not (config.fit or config.coefficients):
         raise UserError("config: neither maps (fit) nor coefficients are wanted, so nothing would come back")
     heads, answer = _Heads(config), _Answer(header, config)
-    for result in pipeline.reconstruct_stream(header, heads.watched(_readouts(items)), config, report=report):
+    readouts = heads.watched(_readouts(items))
+    for result in pipeline.reconstruct_stream(header, readouts, config, report=report, patience=_PATIENCE_S):
         yield answer.images(result, heads.of(result.key))
 
 
@@ -46,7 +48,8 @@ def coefficients(header: ismrmrdHeader, items: Iterable[Any], config: Online, re
     """Reconstruct readouts; yield the coefficient images of every group in one array, S being the coefficient."""
     config = msgspec.structs.replace(config, fit=False, std=False, replicas=0)
     heads, numbers = _Heads(config), _Numbers(header)
-    for result in pipeline.reconstruct_stream(header, heads.watched(_readouts(items)), config, report=report):
+    readouts = heads.watched(_readouts(items))
+    for result in pipeline.reconstruct_stream(header, readouts, config, report=report, patience=_PATIENCE_S):
         images = coefficient_images(
             result.coeff, result.geometry, series=1, key=result.key, digest=result.digest, sigma=result.sigma,
             acquisition=heads.of(result.key), index=numbers.of(result.key),
@@ -71,12 +74,8 @@ def maps(header: ismrmrdHeader, items: Iterable[Any], config: Online, report: Re
     if not config.fit:
         raise UserError("config: fit is false, but maps are what this gadget makes; leave it out")
     answer = _Answer(header, config)
-    basis, dictionary = pipeline.load(config.basis, rank=config.rank, with_dictionary=True)
-    assert dictionary is not None
-    fitter = prepared(
-        basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
-        signals=config.signals, report=report,
-    )  # fmt: skip
+    basis, fitter, measured = pipeline.fitting(config, report=report)
+    assert fitter is not None
     for item in items:
         if not isinstance(item, ImageArray):
             raise UserError(f"a {type(item).__name__} came, expected arrays of coefficient images; mend the chain")
@@ -85,11 +84,9 @@ def maps(header: ismrmrdHeader, items: Iterable[Any], config: Online, report: Re
                 raise UserError(f"images have {len(given.coeff)} coefficients, the basis {basis.rank}; set rank")
             if given.digest not in ("", basis.digest):
                 raise UserError("images were reconstructed in another basis (hashes differ): name that one")
-            found = fitter.fit(given.coeff, report=report)
-            if config.std:
-                noise = known_noise(given.sigma, None)
-                fitted, tangents = tangents_of(fitter, basis, report=report)
-                found = with_quality(found, given.coeff, fitted=fitted, tangents=tangents, noise=noise)
+            known = {name: field.on(given.geometry.affine, given.coeff.shape[1:]) for name, field in measured.items()}
+            noise = known_noise(given.sigma, None, bounded=fitter.perk is None) if config.std else None
+            found = fitted_maps(given.coeff, fitter, basis, known=known, noise=noise, report=report)
             result = Reconstruction(given.key, given.coeff, given.geometry, given.sigma, found, basis.digest)
             yield answer.images(result, given.head)
 

@@ -290,11 +290,9 @@ def test_sigterm_while_receiving(made: Path) -> None:
             child = served_child(server)
             time.sleep(1)
             server.terminate()
-            began = time.monotonic()
             with host.makefile("rb") as stream:
                 (text,) = ismrmrd.ProtocolDeserializer(stream).deserialize()
             assert text == "ERROR crbsvd: the reconstruction was stopped"
-            assert time.monotonic() - began < SOON_S
         assert server.ended(20) == 128 + signal.SIGTERM
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
