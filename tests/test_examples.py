@@ -21,6 +21,7 @@ def test_all_examples_are_known() -> None:
     assert {script.stem for script in EXAMPLES} == MADE.keys() | {"paper_phantom", "nist_phantom", "online_client"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [path for path in EXAMPLES if path.stem in MADE], ids=lambda path: path.stem)
 def test_example_runs(script: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
