@@ -35,6 +35,7 @@ _LAST = {
     "slice": 8, "contrast": 10, "phase": 12, "repetition": 14, "set": 16, "segment": 18, "measurement": 25,
 }  # fmt: skip
 _PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
+_IMPATIENT = 4  # so many times smaller are batches where readouts shall not wait for long
 _WAITING = 2**28  # bytes of the samples of all images that wait to be cut
 
 Key = tuple[int, ...]
@@ -133,11 +134,11 @@ class Arrivals:
             There is nothing to reconstruct, frames do not fit the basis, a counter varies without a role, or what
             `Waiting.cut` raises for.
         """
-        since = time.monotonic()
+        since, block = time.monotonic(), BLOCK_BYTES if patience is None else BLOCK_BYTES // _IMPATIENT
         for item in items:
             image = self._take(item)
             if image is not None:
-                if image.waiting.nbytes >= BLOCK_BYTES:
+                if image.waiting.nbytes >= block:
                     yield Arrival(image.waiting, [image.waiting.cut()])
                 elif sum(one.waiting.nbytes for one in self._open.values()) >= _WAITING:
                     most = max(self._open.values(), key=lambda one: one.waiting.nbytes)
