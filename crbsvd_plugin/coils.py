@@ -19,6 +19,7 @@ import numpy as np
 
 from . import bart, threads
 from .errors import UserError
+from .jit import foreign_kernels
 from .recon.bart_files import columns
 from .recon.cg import conjugate_gradients
 from .sums import Sums
@@ -213,8 +214,8 @@ def _espirit(images: NDArray[Any], shape: tuple[int, ...], estimate: _Estimate) 
 
 
 def _espirit_of_sigpy(ksp: NDArray[Any], width: int) -> NDArray[Any]:
-    from sigpy.mri.app import EspiritCalib
-
+    with foreign_kernels():
+        from sigpy.mri.app import EspiritCalib
     kernel = min(_KERNEL, width)
     return EspiritCalib(ksp, calib_width=width, kernel_width=kernel, thresh=_THRESHOLD, crop=0, show_pbar=False).run()
 

@@ -25,7 +25,7 @@ from .intake import Intake
 from .kernel_cache import KernelCache
 from .noise import NoiseScans
 from .progress import Report, counted, silent
-from .quality import known_noise, tangents_of, with_quality
+from .quality import fitted_maps, known_noise
 from .readouts import Group
 from .recon.misfit import told
 from .recon.replicas import replica_covariance, white_noise
@@ -171,14 +171,13 @@ def finished(
     maps = None
     if fitter is not None:
         known = {name: field.on(geometry.affine, coeff.shape[1:]) for name, field in measured.items()}
-        maps = fitter.fit(coeff, known=known, report=report)
+        noise = None
         if config.std:
             noise = known_noise(
                 sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name,
                 bounded=fitter.perk is None,
             )  # fmt: skip
-            fitted, tangents = tangents_of(fitter, basis, known=known, report=report)
-            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
+        maps = fitted_maps(coeff, fitter, basis, known=known, noise=noise, report=report)
     return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, intake.found, figures)
 
 

@@ -6,15 +6,18 @@ because an installation may be read-only; where no folder can be written it is c
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+
+from .errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 prange = numba.prange
@@ -31,6 +34,36 @@ def cache_folder() -> Path | None:
             return folder
     except OSError:
         return None
+
+
+@contextmanager
+def foreign_kernels() -> Iterator[None]:
+    """Let the block import a library that asks numba to keep its kernels beside its source.
+
+    Where that is read-only and there is no home, numba refuses the import. Here they go where ours go, or into a
+    folder that goes with the process.
+
+    Raises
+    ------
+    UserError
+        Not even a temporary folder can be written.
+    """
+    before = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = str(cache_folder() or _temporary_folder().name)
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="crbsvd-numba-")
+        atexit.register(folder.cleanup)  # of this process: a forked one leaves without
+        return folder
+    except OSError as error:
+        raise UserError(f"no folder can be written for compiled code ({error}); name one in CRBSVD_CACHE") from None
 
 
 def _save_if_possible(compiled: Any) -> None:

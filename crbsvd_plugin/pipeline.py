@@ -18,7 +18,8 @@ from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
 from .errors import UserError
-from .fit.fitter import prepared
+from .fieldmap import FieldMap
+from .fit.fitter import Fitter, prepared
 from .geometry import array_shape
 from .group import Reconstruction, check_memory, finished, reconstruct_group, rehearse
 from .intake import Intake
@@ -91,13 +92,7 @@ def reconstruct_stream(
     if pool is not None and cache is not None:
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
-    basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
-    fitter, measured = None, fieldmap.load(b1=config.b1, b0=config.b0)
-    if dictionary is not None:
-        fitter = prepared(
-            basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level,
-            refine=config.refine, n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
-        )  # fmt: skip
+    basis, fitter, measured = fitting(config, report=report)
     if patience is not None:
         rehearse(len(array_shape(size_of(header, 0)[0])), basis=basis, fitter=fitter, config=config)
     report("readouts", 0, 0)
@@ -203,6 +198,25 @@ def _check_programs(config: Config) -> None:
         bart.require(config.bart_options.features(shift=config.shift, regulariser=config.regulariser, psf=psf))
     elif config.sens == "bart":
         bart.find()
+
+
+def fitting(config: Config, *, report: Report = silent) -> tuple[Basis, Fitter | None, dict[str, FieldMap]]:
+    """Return the basis of a config, what fits maps if they are wanted, and the measured maps to fit with.
+
+    Raises
+    ------
+    UserError
+        A file is missing or damaged, or settings and basis do not go together.
+    """
+    basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
+    measured = fieldmap.load(b1=config.b1, b0=config.b0)
+    if dictionary is None:
+        return basis, None, measured
+    fitter = prepared(
+        basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level, refine=config.refine,
+        n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
+    )  # fmt: skip
+    return basis, fitter, measured
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,38 @@ def known_noise(
         return KnownNoise(None, "the noise is not known: there is no noise scan, or the images do not say")
     how = "exact compressed Cramer-Rao bound at the estimate" if bounded else "what noise makes of the regression"
     return KnownNoise(Noise(sigma), f"{how}, for white noise of fully sampled coefficients")
+
+
+def fitted_maps(
+    coeff: NDArray[Any],
+    fitter: Fitter,
+    basis: Basis,
+    *,
+    known: Mapping[str, NDArray[np.float64]] | None = None,
+    noise: KnownNoise | None,
+    report: Report = silent,
+    pool: Pool | None = None,
+) -> Maps:
+    """Return the maps of coefficient images, with maps of how good they are if their noise is told.
+
+    Parameters
+    ----------
+    coeff : complex array (K, *X)
+        The images.
+    fitter, basis
+        How they are fitted, and what they are coefficients of.
+    known : mapping of parameter name to array (*X), optional
+        Measured maps.
+    noise : KnownNoise, optional
+        That of the images; None: maps alone.
+    report, pool
+        As for `Fitter.fit`.
+    """
+    maps = fitter.fit(coeff, known=known, report=report, pool=pool)
+    if noise is None:
+        return maps
+    fitted, tangents = tangents_of(fitter, basis, known=known or (), report=report, pool=pool)
+    return with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
 
 
 def tangents_of(

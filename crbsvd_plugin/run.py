@@ -24,7 +24,7 @@ from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
-from .quality import KnownNoise, known_noise, tangents_of, with_quality
+from .quality import KnownNoise, fitted_maps, known_noise
 from .readouts import is_imaging
 from .volumes import gathered, place_of, slices_of, stack
 
@@ -168,15 +168,10 @@ def fit(
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
         for i in range(len(images.coeff)):
-            volume = images.volume(i)
-            found = fitter.fit(volume, known=known, report=report, pool=pool)
-            if std:
-                fitted, tangents = tangents_of(fitter, basis, known=known, report=report, pool=pool)
-                noise = _noise(images, i, bounded=fitter.perk is None)
-                found = with_quality(
-                    found, volume, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk
-                )
-            volumes.append(found)
+            noise = _noise(images, i, bounded=fitter.perk is None) if std else None
+            volumes.append(
+                fitted_maps(images.volume(i), fitter, basis, known=known, noise=noise, report=report, pool=pool)
+            )
     sources = [coeff, b1, b0]
     algorithm = _algorithm(method, refine)
     return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)

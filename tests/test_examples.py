@@ -18,7 +18,7 @@ MADE = {
 
 
 def test_all_examples_are_known() -> None:
-    assert {script.stem for script in EXAMPLES} == MADE.keys() | {"paper_phantom", "nist_phantom"}
+    assert {script.stem for script in EXAMPLES} == MADE.keys() | {"paper_phantom", "nist_phantom", "online_client"}
 
 
 @pytest.mark.parametrize("script", [path for path in EXAMPLES if path.stem in MADE], ids=lambda path: path.stem)

@@ -61,14 +61,18 @@ def misfit(*, default: bool) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+THREADS = click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+
+
 def verb(function: F) -> Callable[..., Any]:
     """Give a verb the options that all have: --threads and -v."""
 
-    @click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @THREADS
+    @VERBOSE
     @functools.wraps(function)
     def wrapped(*, n_threads: int | None, verbose: bool, **options: Any) -> Any:
-        with _log_to_stderr(verbose), threads.limit(n_threads):
+        with log_to_stderr(verbose), threads.limit(n_threads):
             return function(**options)
 
     return wrapped
@@ -323,7 +327,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _log_to_stderr(verbose: bool) -> Iterator[None]:
+def log_to_stderr(verbose: bool) -> Iterator[None]:
     """Show what the package logs, as long as the verb runs."""
     logger = logging.getLogger("crbsvd_plugin")
     before = logger.level

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..cluster import Pool
 from ..dictionary import Dictionary
+from .blocks import in_blocks
 from .index import build
 from .refine import refined
 from .result import Maps
@@ -68,14 +69,11 @@ def match(
     voxels = _voxels(coeff)
     mask = foreground(coeff, mask_level)
     chosen = np.flatnonzero(mask)
-    blocks = (voxels[chosen[start : start + _VOXELS]] for start in range(0, len(chosen), _VOXELS))
-    best, done = np.zeros(len(chosen), np.intp), 0
-    one = partial(search, index=build(dictionary.coeff))
-    for found in (pool or Pool()).map(one, blocks):
-        best[done : done + len(found)] = found
-        done += len(found)
-        if progress is not None:
-            progress(len(found))
+    best, one = np.zeros(len(chosen), np.intp), partial(search, index=build(dictionary.coeff))
+    for part, found in in_blocks(
+        one, lambda part: voxels[chosen[part]], len(chosen), size=_VOXELS, progress=progress, pool=pool
+    ):
+        best[part] = found
     theta = np.zeros((len(dictionary.parameters), len(voxels)), np.float32)
     m0, edge = np.zeros(len(voxels), np.complex64), np.zeros(len(voxels), bool)
     if refine:

@@ -31,6 +31,7 @@ from ..cluster import Pool
 from ..errors import UserError
 from ..hdf5 import Sink, dataset
 from ..model import Parameter
+from .blocks import in_blocks
 from .box import Box
 from .matching import foreground
 from .regressors import Regressors
@@ -209,16 +210,13 @@ def fit(
     mask = foreground(coeff, mask_level)
     chosen = np.flatnonzero(mask)
     voxels = np.ascontiguousarray(coeff.reshape(len(coeff), -1).T)[chosen]
-    blocks = (voxels[start : start + _VOXELS] for start in range(0, len(chosen), _VOXELS))
     theta = np.zeros((n_parameters, mask.size), np.float32)
     m0, edge = np.zeros(mask.size, np.complex64), np.zeros(mask.size, bool)
-    done = 0
-    for values, scale, outside in (pool or Pool()).map(partial(_fit_block, perk=perk), blocks):
-        at = chosen[done : done + len(values)]
+    for part, (values, scale, outside) in in_blocks(
+        partial(_fit_block, perk=perk), voxels.__getitem__, len(chosen), size=_VOXELS, progress=progress, pool=pool
+    ):
+        at = chosen[part]
         theta[:, at], m0[at], edge[at] = values.T, scale, outside
-        done += len(at)
-        if progress is not None:
-            progress(len(at))
     return Maps(perk.box.parameters, theta.reshape(-1, *shape), m0.reshape(shape), edge.reshape(shape), mask)
 
 

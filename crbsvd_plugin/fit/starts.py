@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cluster import Pool
 from ..dictionary import Dictionary
+from .blocks import in_blocks
 from .box import Box
 from .index import Index, build
 from .search import search
@@ -55,12 +56,10 @@ def distinct_starts(
     touching = np.abs(cells[:, None] - cells).max(axis=-1) <= 1
     chosen = np.flatnonzero(mask)
     voxels = coeff.reshape(len(coeff), -1).T[chosen].astype(np.complex64)
-    blocks = (voxels[start : start + _VOXELS] for start in range(0, len(chosen), _VOXELS))
     one = partial(_best, atoms=dictionary.coeff, members=members, indices=indices, touching=touching, n_starts=n_starts)
     found = np.zeros((n_starts, len(dictionary.parameters), mask.size))
-    best = [*(pool or Pool()).map(one, blocks)]
-    if best:
-        found[..., chosen] = np.moveaxis(dictionary.theta[np.concatenate(best, axis=1)], -1, 1)
+    for part, best in in_blocks(one, voxels.__getitem__, len(chosen), size=_VOXELS, pool=pool):
+        found[..., chosen[part]] = np.moveaxis(dictionary.theta[best], -1, 1)
     return found.reshape(*found.shape[:2], *mask.shape)
 
 
