@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _WORTH = 2**20
+_FEWEST = 2**18  # a quarter of a second is no matter, and a small scan is one batch: its bits do not hang on its pace
 
 
 def kernel_bytes(shape: tuple[int, ...], rank: int, *, real: bool, itemsize: int = 4) -> int:
@@ -30,7 +31,7 @@ def kernel_bytes(shape: tuple[int, ...], rank: int, *, real: bool, itemsize: int
 
 def grid_samples(shape: tuple[int, ...]) -> int:
     """Return how many samples make a batch of which the transforms of a NUFFT take no more time than the samples."""
-    return 2 ** len(shape) * math.prod(shape)
+    return max(_FEWEST, 2 ** len(shape) * math.prod(shape))
 
 
 def batch_samples(shape: tuple[int, ...], rank: int, n_coils: int, *, real: bool) -> int:
