@@ -8,7 +8,6 @@ are waited for as long as those that come fill gaps.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from .errors import UserError
 from .mrd_header import geometry_of, limits, noise_bandwidth
 from .noise import NoiseScans
+from .numbers import Numbers, identity
 from .readouts import NOISE_FLAG, Group, Waiting, is_imaging
 from .roles import COUNTERS, Roles
 from .stack import BLOCK_BYTES
@@ -35,6 +35,7 @@ _LAST = {
     "slice": 8, "contrast": 10, "phase": 12, "repetition": 14, "set": 16, "segment": 18, "measurement": 25,
 }  # fmt: skip
 _PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
+_IMPATIENT = 4  # so many times smaller are batches where readouts shall not wait for long
 _WAITING = 2**28  # bytes of the samples of all images that wait to be cut
 
 Key = tuple[int, ...]
@@ -104,7 +105,7 @@ class Arrivals:
         self._ends = tuple(ends)
         self._open: dict[Key, _Image] = {}
         self._closed: set[Key] = set()
-        self._numbers = _Numbers()
+        self._numbers = Numbers()
         self._seen: set[bytes] = set()
         self._twice = self._late = self._n_imaging = self._n_noise = 0
         self._largest = -1
@@ -133,11 +134,11 @@ class Arrivals:
             There is nothing to reconstruct, frames do not fit the basis, a counter varies without a role, or what
             `Waiting.cut` raises for.
         """
-        since = time.monotonic()
+        since, block = time.monotonic(), BLOCK_BYTES if patience is None else BLOCK_BYTES // _IMPATIENT
         for item in items:
             image = self._take(item)
             if image is not None:
-                if image.waiting.nbytes >= BLOCK_BYTES:
+                if image.waiting.nbytes >= block:
                     yield Arrival(image.waiting, [image.waiting.cut()])
                 elif sum(one.waiting.nbytes for one in self._open.values()) >= _WAITING:
                     most = max(self._open.values(), key=lambda one: one.waiting.nbytes)
@@ -174,8 +175,8 @@ class Arrivals:
             raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
         key = tuple(getattr(item.idx, name) for name in self._roles.groups)
         image = self._open.get(key)
-        identity = _identity(item)
-        if identity in self._seen:
+        known = identity(item)
+        if known in self._seen:
             self._twice += 1
             if image is not None:
                 image.twice += 1
@@ -185,7 +186,7 @@ class Arrivals:
             return None
         self._check_coils(item)
         self._check_counters(item)
-        self._seen.add(identity)
+        self._seen.add(known)
         self._n_imaging += 1
         if image is None:
             named = dict(zip(self._roles.groups, key, strict=True))
@@ -293,34 +294,3 @@ class _Image:
         self.first = number if self.first < 0 else min(self.first, number)
         self.last = max(self.last, number)
         self.waiting.append(item)
-
-
-class _Numbers:
-    """The numbers of the readouts of a stream."""
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self.base: int = 2**32  # what is missing below is given up
-        self.new = False  # the last one was not there before
-        self._fixed = False
-
-    def give_up(self, below: int) -> None:
-        self.base, self._fixed = below, True
-
-    def add(self, number: int) -> None:
-        if not self._fixed:
-            self.base = min(self.base, number)
-        self.new = number not in self._seen
-        self._seen.add(number)
-
-    def missing(self, first: int, last: int) -> int:
-        """Return how many of the numbers from `first` to `last` are not there."""
-        return max(0, last - first + 1 - sum(first <= number <= last for number in self._seen))
-
-
-def _identity(item: Acquisition) -> bytes:
-    """Return what tells a readout from all others: its number and counters, and the samples of the first coil."""
-    digest = hashlib.blake2b(bytes(item.idx), digest_size=8)
-    digest.update(item.scan_counter.to_bytes(4, "little"))
-    digest.update(item.data[0].tobytes())
-    return digest.digest()

@@ -117,7 +117,7 @@ class Problem:
             calibrating = held + block + (n_block * self.n_coils * _COMPLEX if compressed else 0)
         # points of the NUFFT, its order of the samples, weights, one coil, strengths
         nufft = n_dims * _REAL + _INDEX + _REAL + 1 + (1 + batch) * _COMPLEX
-        transforms = batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 2.0))
+        transforms = batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 1.75))
         adjoint = pending + kept + sums + n_pending * nufft + sens + images + transforms
         doubled = tuple(2 * n for n in self.shape)
         chunk = min(chunk_bytes(self.kernels), n_pending * sample_bytes(n_dims, _COMPLEX))

@@ -22,7 +22,7 @@ from .config import Config
 from .noise import NoiseScans
 from .progress import Report, silent
 from .readouts import Group, joined
-from .sums import Sums, batch_samples
+from .sums import Sums, batch_samples, grid_samples
 from .trajectory import recentred
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Intake:
         The noise scans, of which some may come later.
     cached : bool
         The kernel comes from a cache, if all positions are those of another scan: only positions are kept for it.
+    eager : bool
+        The last readouts shall be few, at the price of more transforms.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ class Intake:
         Coils of the data, readouts that have come, and their samples.
     """
 
-    def __init__(self, basis: Basis, config: Config, noise: NoiseScans, *, cached: bool = False):
+    def __init__(self, basis: Basis, config: Config, noise: NoiseScans, *, cached: bool = False, eager: bool = False):
         self.basis, self.config, self.noise = basis, config, noise
         self.kept: list[Group] = []
         self.pending: list[Group] = []
@@ -69,7 +71,7 @@ class Intake:
         self.found: dict[str, Any] = {}
         self.n_samples = 0
         self.received = (0, 0, 0)
-        self._cached = cached
+        self._cached, self._eager = cached, eager
         self._held: list[Group] = []  # until it is known what they go through
         self._mixing: NDArray[Any] | None = None
         self._whiten_with = 0  # noise samples that the mixing knows
@@ -208,7 +210,11 @@ class Intake:
         self.n_samples += batch.n_samples
         self.pending.append(replace(batch, traj=batch.traj.astype(np.float32)))
         n_pending = sum(group.ksp[0].size for group in self.pending)
-        if n_pending >= batch_samples(shape, phi.shape[1], len(batch.ksp), real=np.isrealobj(phi)):
+        if self._eager:
+            n_enough = grid_samples(shape)
+        else:
+            n_enough = batch_samples(shape, phi.shape[1], len(batch.ksp), real=np.isrealobj(phi))
+        if n_pending >= n_enough:
             self.flush()
 
     def _whiten_late(self) -> None:

@@ -113,7 +113,7 @@ def reconstruct_stream(
         for result, readouts in zip(results, received, strict=True):
             yield replace(result, readouts=readouts)
         return
-    take = partial(Intake, basis, config, arrivals.noise, cached=cache is not None)
+    take = partial(Intake, basis, config, arrivals.noise, cached=cache is not None, eager=patience is not None)
     give = partial(finished, fitter=fitter, measured=measured, cache=cache, report=report)
     yield from _as_they_come(arrivals, batches, take, give, check)
 

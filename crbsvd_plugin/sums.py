@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _WORTH = 2**20
+_FEWEST = 2**18  # a quarter of a second is no matter, and a small scan is one batch: its bits do not hang on its pace
 
 
 def kernel_bytes(shape: tuple[int, ...], rank: int, *, real: bool, itemsize: int = 4) -> int:
@@ -28,16 +29,19 @@ def kernel_bytes(shape: tuple[int, ...], rank: int, *, real: bool, itemsize: int
     return rank * (rank + 1) // 2 * 2 ** len(shape) * math.prod(shape) * itemsize * (1 if real else 2)
 
 
+def grid_samples(shape: tuple[int, ...]) -> int:
+    """Return how many samples make a batch of which the transforms of a NUFFT take no more time than the samples."""
+    return max(_FEWEST, 2 ** len(shape) * math.prod(shape))
+
+
 def batch_samples(shape: tuple[int, ...], rank: int, n_coils: int, *, real: bool) -> int:
     """Return how many samples of a coil should wait for each other until they are added to sums.
 
-    As many as the finer grid of a NUFFT has points, for which its transforms take less time than its samples; and no
-    fewer than take as much memory as the sums would.
+    So many that transforms hardly count, see `grid_samples`; and no fewer than take as much memory as the sums would.
     """
-    n_dims, n_voxels = len(shape), math.prod(shape)
-    sample = 8 * n_coils + 4 * n_dims
-    sums = 8 * n_coils * rank * n_voxels + kernel_bytes(shape, rank, real=real)
-    return max(_WORTH, 2**n_dims * n_voxels, -(-sums // sample))
+    sample = 8 * n_coils + 4 * len(shape)
+    sums = 8 * n_coils * rank * math.prod(shape) + kernel_bytes(shape, rank, real=real)
+    return max(_WORTH, grid_samples(shape), -(-sums // sample))
 
 
 class Sums:
