@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core import caching
 
 from .errors import UserError
 
@@ -66,15 +67,18 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
         raise UserError(f"no folder can be written for compiled code ({error}); name one in CRBSVD_CACHE") from None
 
 
-def _save_if_possible(compiled: Any) -> None:
-    """Let compiled code that cannot be kept (a full disk) be used all the same; numba would raise."""
-    save = compiled._cache.save_overload
+def _keep_if_possible() -> None:
+    """Let compiled code that cannot be kept (a full disk) be used all the same, a library's too; numba would raise."""
+    save = caching.Cache.save_overload
 
-    def save_or_not(signature: object, data: object) -> None:
+    def save_or_not(self: Any, signature: object, data: object) -> None:
         with suppress(OSError):
-            save(signature, data)
+            save(self, signature, data)
 
-    compiled._cache.save_overload = save_or_not
+    caching.Cache.save_overload = save_or_not
+
+
+_keep_if_possible()
 
 
 def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[F], F]:
@@ -105,8 +109,6 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
             )(function)  # fmt: skip
         finally:
             numba.config.CACHE_DIR = before
-        if folder is not None:
-            _save_if_possible(compiled)
         return compiled
 
     return decorate
