@@ -194,6 +194,7 @@ class Heavy:
 
 def weigh(heavy: Heavy, n: int) -> tuple[int, int, int]:
     time.sleep(0.2)  # Dask moves no work that is over sooner than the move
+    time.sleep(0.05)  # there is work for both
     return int(heavy.values[n]), os.getpid(), Heavy.arrived
 
 
