@@ -193,8 +193,7 @@ class Heavy:
 
 
 def weigh(heavy: Heavy, n: int) -> tuple[int, int, int]:
-    time.sleep(0.2)  # Dask moves no work that is over sooner than the move
-    time.sleep(0.05)  # there is work for both
+    time.sleep(0.4)  # Dask moves no work that is over sooner than the move
     return int(heavy.values[n]), os.getpid(), Heavy.arrived
 
 
