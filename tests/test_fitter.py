@@ -10,11 +10,10 @@ from typing import Any
 import cli_case
 import numpy as np
 import pytest
-from fit_case import complex_normal, emulated
+from fit_case import complex_normal, emulated, gridded
 
 from crbsvd_plugin import pipeline
 from crbsvd_plugin.cli import main
-from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.fit.emulator import Emulator
 from crbsvd_plugin.fit.fitter import Fitter, prepared
@@ -23,17 +22,6 @@ from crbsvd_plugin.fit.result import stacked
 from crbsvd_plugin.fit.starts import distinct_starts
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
-
-
-def gridded(n: int) -> Dictionary:
-    """Return a dictionary of n x n atoms of the short sequence."""
-    forward = emulated()
-    even = np.linspace(-1, 1, n)
-    theta = forward.box.theta(np.stack(np.meshgrid(even, even, indexing="ij"), axis=-1).reshape(-1, 2))
-    coeff, _ = forward.value_and_jacobian(theta)
-    norm = np.linalg.norm(coeff, axis=1)
-    unit = (coeff / norm[:, None]).astype(np.complex64)
-    return Dictionary(forward.box.parameters, theta, unit, norm.astype(np.float32), norm < 0, "digest")
 
 
 def best_atoms(voxels: np.ndarray, atoms: np.ndarray) -> np.ndarray:

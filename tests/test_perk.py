@@ -13,12 +13,11 @@ from typing import Any
 import cli_case
 import numpy as np
 import pytest
-from fit_case import complex_normal, emulated, phases, voxels
+from fit_case import complex_normal, emulated, gridded, phases, voxels
 
 from crbsvd_plugin import crb, threads
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
-from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.fit import perk
 from crbsvd_plugin.fit.fitter import Fitter, prepared
@@ -30,17 +29,6 @@ from crbsvd_plugin.fit.spread import Noise
 from crbsvd_plugin.maps import load_map
 
 SINGLE = float(np.finfo(np.float32).eps)
-
-
-def gridded(n: int) -> Dictionary:
-    """Return a dictionary of n x n atoms of the short sequence, in a complex basis."""
-    forward = emulated()
-    even = np.linspace(-1, 1, n)
-    theta = forward.box.theta(np.stack(np.meshgrid(even, even, indexing="ij"), axis=-1).reshape(-1, 2))
-    coeff, _ = forward.value_and_jacobian(theta)
-    norm = np.linalg.norm(coeff, axis=1)
-    unit = (coeff / norm[:, None]).astype(np.complex64)
-    return Dictionary(forward.box.parameters, theta, unit, norm.astype(np.float32), norm < 0, "digest")
 
 
 @cache

@@ -17,7 +17,7 @@ from ..progress import Report, counted, silent
 from . import nlls, perk
 from .box import Box
 from .emulator import emulate
-from .fixed import beyond, match_fixed
+from .fixed import beyond, match_fixed, slabs
 from .forward import CompressedModel, Simulated
 from .matching import match
 from .perk import Perk
@@ -98,7 +98,10 @@ class Fitter:
         box, known = self.forward.box, known or {}
         held = {name: np.clip(values, *box.range(name)) for name, values in known.items()}
         found = nlls.fit(coeff, self.forward, maps, others=others, fixed=held, progress=step, pool=pool)
-        return replace(found, edge=found.edge | (maps.mask & beyond(self.dictionary, known))) if known else found
+        if not known:
+            return found
+        grids = {name: slabs(self.dictionary, name) for name in known}
+        return replace(found, edge=found.edge | (maps.mask & beyond(grids, known)))
 
 
 def prepared(
