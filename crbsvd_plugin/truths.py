@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-6  # maps are float32
 _MOST = 10_000
-# what tells the stream of random numbers that chooses fingerprints from those of the noise
-_CHOICE = 2**32
 
 
 def chosen(
@@ -190,5 +188,6 @@ def _drawn(
     theta, weight = theta[inside], weight[inside]
     if n > len(theta):
         raise UserError(f"--random is {n}, but the fit prior {prior.name} has {len(theta)} atoms inside; take fewer")
-    rng = np.random.default_rng([seed, _CHOICE])
+    # no stream of the noise, whose seeds have no spawn key
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     return theta[rng.choice(len(theta), n, replace=False, p=weight / weight.sum())]

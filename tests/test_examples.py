@@ -13,6 +13,10 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
 # what each of them leaves behind, and something that it says
 MADE = {
     "basis_for_bart": (["out.cfl", "out.hdr", "out.json"], "bart pics"),
+    "study_mrf": (
+        ["out/findings.md", "out/study.csv", "out/study.json", "out/study.png"],
+        "*Standard deviation of T2*",
+    ),
     "sweep_mrf": (["out/findings.md", "out/sweep.csv", "out/sweep.png", "out/scatter.png"], "take --rank"),
 }
 
