@@ -95,7 +95,7 @@ def findings(table: Table, command: str, steps: dict[str, float]) -> str:
     edge = sum(row["edge"] for row in table.values())
     worst = max(abs(row["sd"] - row["crb_compressed"]) / row["sd_se"] for row in table.values())
     lines += [
-        f"- *Is the bound reached?* Within {worst:.1f} standard errors of it; since the noise is the same, they are off by",
+        f"- *Is the bound reached?* Within {worst:.1f} standard errors of it; noise being the same, they are off by",
         "  much the same at all ranks. The grid of the dictionary adds a twelfth of its step squared to the variance:",
         f"  {'; '.join(coarse(table, name, ranks[-1], step) for name, step in steps.items())}.",
         f"  {failed:.0f} fits failed, {edge:.0f} ended at the edge of the dictionary.",
