@@ -14,7 +14,7 @@ from . import files
 from .basis import Basis
 from .batches import iter_batches
 from .errors import UserError
-from .hdf5 import Sink
+from .hdf5 import Sink, plain_dataset
 from .model import Parameter, SignalModel
 from .prior import Prior
 
@@ -111,7 +111,7 @@ class Dictionary:
             )
         try:
             with h5py.File(path, "r") as file:
-                content = {key: _dataset(file, key, path) for key in file}
+                content = {key: plain_dataset(file, key, path) for key in file}
                 attributes = {key: file.attrs[key] for key in ("format", "basis", "parameters")}
                 if odd := (content.keys() | {"jac"}) ^ set(_DATASETS):
                     raise KeyError(f"{min(odd)} is missing or unknown")
@@ -123,17 +123,6 @@ class Dictionary:
             raise UserError(f"{path} was made for another basis than {name}.cfl (hashes differ); make both again")
         parameters = tuple(Parameter(**fields) for fields in json.loads(attributes["parameters"]))
         return cls(parameters, digest=basis.digest, **content)
-
-
-def _dataset(file: Any, key: str, path: Path) -> NDArray[Any]:
-    """Read one dataset, refusing all three ways by which HDF5 reaches into other files."""
-    import h5py
-
-    if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
-        raise UserError(f"{path}: {key!r} is not a plain dataset; links to other files are refused")
-    if file[key].is_virtual or file[key].external:
-        raise UserError(f"{path}: {key!r} keeps its data in other files, which is refused")
-    return np.asarray(file[key][()])
 
 
 def _normalised(coeff: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

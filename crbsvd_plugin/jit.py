@@ -6,9 +6,10 @@ because an installation may be read-only; where no folder can be written it is c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,12 @@ def _save_if_possible(compiled: Any) -> None:
 
 
 def kernel(
-    *, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False, expand: bool = False
+    *,
+    parallel: bool = False,
+    fastmath: bool | set[str] = False,
+    inline: bool = False,
+    expand: bool = False,
+    parts: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """Compile a function without Python objects; it releases the GIL.
 
@@ -60,10 +66,16 @@ def kernel(
     expand : bool
         As `inline`, and its source takes the place of a call: for what is called with many arrays and does little,
         since numba counts references to every array that is handed over.
+    parts : sequence of str
+        Modules beside this one whose functions it is made of: numba looks at the file of a function alone to see
+        whether what is kept is stale.
     """
 
     def decorate(function: F) -> F:
         folder = None if inline or expand else cache_folder()
+        if folder is not None and parts:
+            sources = [Path(function.__code__.co_filename).with_name(f"{part}.py") for part in parts]
+            folder /= hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
         # numba chooses the folder at the moment of decoration, from this setting
         before = numba.config.CACHE_DIR
         try:

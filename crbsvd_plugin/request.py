@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -47,8 +47,10 @@ class Request:
         The model, see `spec.resolve`.
     train : str
         Fingerprints: "grid" for all of the prior's, or a number for about that many.
-    fisher, conjugate, tolerance
+    fisher, tolerance
         See `fold.BasisAccumulator`.
+    conjugate : bool, optional
+        Likewise; not given: where the prior has the conjugate of every signal (`Spec.conjugates`).
     weighting, parameter_weights, class_weights
         See `weighting.Weighting`.
     checkpoint : str, optional
@@ -61,7 +63,7 @@ class Request:
     settings: Sequence[str] = ()
     train: str = "20000"
     fisher: crb.Fisher = "real"
-    conjugate: bool = False
+    conjugate: bool | None = None
     tolerance: float = TOLERANCE
     weighting: Kind = "svd"
     parameter_weights: Mapping[str, float] = field(default_factory=dict)
@@ -74,10 +76,14 @@ class Request:
         """Return the model and its priors."""
         return resolve(self.spec, self.settings)
 
+    def settled(self, spec: Spec) -> Self:
+        """Return the request with what it leaves to the model and its priors."""
+        return self if self.conjugate is not None else replace(self, conjugate=spec.conjugates)
+
     def training(self, model: SignalModel, atoms: Sequence[Atoms]) -> Training:
         """Return the training on these fingerprints."""
         return Training(
-            model=model, atoms=atoms, fisher=self.fisher, conjugate=self.conjugate, tolerance=self.tolerance
+            model=model, atoms=atoms, fisher=self.fisher, conjugate=bool(self.conjugate), tolerance=self.tolerance
         )
 
     def check(self, training: Training, *, rank: int, crb_weights: Sequence[float]) -> None:

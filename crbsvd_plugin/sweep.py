@@ -277,6 +277,7 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
         An option is out of range, or the output exists already.
     """
     spec = asked.resolved()
+    asked = asked.settled(spec)
     prior = request.sized(spec.prior, asked.train, "--train", spec.model)
     atoms, held_out = split(prior.atoms(spec.model.parameters), HELD_OUT)
     training = asked.training(spec.model, atoms)

@@ -16,7 +16,8 @@ from crbsvd_plugin.cli.basis import command as basis_verb
 from crbsvd_plugin.cli.sweep import command as sweep_verb
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.prior import PRESETS, Atoms
+from crbsvd_plugin.presets import PRESETS
+from crbsvd_plugin.prior import Atoms
 from crbsvd_plugin.progress import silent
 from crbsvd_plugin.request import Request
 from crbsvd_plugin.subspace import TOLERANCE

@@ -215,7 +215,8 @@ _TRAINING = {
     ),
     "fisher": click.option("--fisher", type=click.Choice(["real", "complex"]), default="real", show_default=True),
     "conjugate": click.option(
-        "--conjugate", is_flag=True, help="Count the conjugate of every fingerprint too: a real basis."
+        "--conjugate/--no-conjugate", default=None,
+        help="Count the conjugate of every fingerprint too: a real basis. Else: if the prior has them all.",
     ),
     "tolerance": click.option(
         "--tolerance", type=float, default=1e-18, show_default=True, callback=within(0, 0.1),
