@@ -2,7 +2,7 @@
 
 f = R2sl T2s = r / tau is smooth in log tau and, being even in theta, in theta^2. The table holds f on even steps
 of both with its derivatives and the mixed one, for bicubic Hermite interpolation; all come from a polynomial through
-exact values at Chebyshev points. It is right to 1e-9 (relative) up to theta = 1.2 pi, to 5e-9 beyond.
+exact values at Chebyshev points. It is right to 2e-9 (relative) up to theta = 1.2 pi, to 6e-9 beyond.
 """
 
 from __future__ import annotations
