@@ -44,6 +44,7 @@ from . import models
 from .distribution import Distribution, Grid, Normal, Reciprocal, Uniform, fixed
 from .errors import UserError, nearest
 from .model import Parameter, SignalModel
+from .models.qmt import train
 from .presets import PRESETS
 from .prior import Prior, Tissue
 
@@ -121,7 +122,7 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
         content[key.strip()] = _literal(value.strip())
         folder = Path() if key.strip() == "train" else folder
     if "train" in content and "TRF" in models.settings(content.get("name")):
-        content |= _train(content.pop("train"), folder, content)
+        content |= train.settings(content.pop("train"), folder, content)
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
     model = models.build({key: _plain(value, key) for key, value in content.items()})
     chosen = _PRIORS.get(content["name"], {}) | named
@@ -172,18 +173,6 @@ def _read(text: str) -> dict[str, Any]:
         raise UserError(f"SPEC {text} cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:  # no TOML, no text, or thousands of digits or brackets
         raise UserError(f"SPEC {text} is not valid TOML ({error})") from None
-
-
-def _train(name: object, folder: Path, others: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings alpha and TRF of a file."""
-    from .models.qmt import train
-
-    if not isinstance(name, str) or not name:
-        raise UserError(f"train is {name!r}, expected the name of a file")
-    for key in train.NAMES:
-        if key in others:
-            raise UserError(f"both train and {key} are given, expected one of them")
-    return {key: values.tolist() for key, values in zip(train.NAMES, train.read(folder / name), strict=True)}
 
 
 def _literal(value: str) -> Any:

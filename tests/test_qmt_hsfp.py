@@ -13,6 +13,10 @@ from reference import two_pools
 from scipy.linalg import expm
 
 from crbsvd_plugin import crb, models, testing
+from crbsvd_plugin.fit import nlls
+from crbsvd_plugin.fit.box import Box
+from crbsvd_plugin.fit.forward import Simulated
+from crbsvd_plugin.fit.result import Maps
 from crbsvd_plugin.models.qmt import propagators, saturation
 from crbsvd_plugin.models.qmt.hsfp import QmtHsfp
 
@@ -291,6 +295,25 @@ def test_theta_outside_of_the_model_is_refused() -> None:
         model.signal(np.array([[*WM[:5], 3e-6, 0, 1]]))
     with pytest.raises(ValueError, match=r"theta has shape \(1, 3\)"):
         model.signal(np.ones((1, 3)))
+
+
+def test_least_squares_recover_the_truth() -> None:
+    """Without noise, through a random complex basis of 100 columns, from one start for all: 1e-3 of every parameter."""
+    model = models.build({"name": "qmt-hsfp"})
+    rng = np.random.default_rng(0)
+    low, high = [0.05, 0.3, 8, 8, 2, 8e-6, -250, 0.8], [0.3, 0.8, 20, 40, 5, 16e-6, 250, 1.2]
+    truth = rng.uniform(low, high, (6, 8))
+    truth[0] = 0.15, 0.5, 17, 30, 3, 12e-6, 100, 0.9  # the published test
+    phi = np.linalg.qr(rng.standard_normal((1500, 100)) + 1j * rng.standard_normal((1500, 100)))[0]
+    m0 = 0.85 * np.exp(2j * np.pi * rng.random(6))
+    limits = [0, 0.15, 1, 2, 0.5, 6e-6, -900, 0.5], [0.6, 3, 60, 100, 12, 20e-6, 900, 1.31]
+    forward = Simulated(model, phi, Box(model.parameters, *map(np.array, limits)))
+    none = np.zeros(6, bool)
+    begin = np.tile([0.2, 0.5, 15, 20, 3, 10e-6, 0, 1], (6, 1)).T
+    start = Maps(model.parameters, begin, none.astype(complex), none, ~none)
+    found = nlls.fit((m0[:, None] * (model.signal(truth) @ phi.conj())).T, forward, start)
+    assert np.abs(found.theta.T / truth - 1).max() < 1e-3
+    assert np.abs(found.m0 / m0 - 1).max() < 1e-3
 
 
 @needs_data

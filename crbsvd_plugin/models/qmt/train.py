@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,22 @@ def built_in() -> Train:
         trf[row] = shortest + (500e-6 - shortest) * share
     alpha[:, 0], trf[:, 0] = np.pi, 500e-6
     return alpha, trf
+
+
+def settings(name: object, folder: Path, others: Container[str]) -> dict[str, Any]:
+    """Return the settings alpha and TRF of a model from the file `name`, seen from a folder.
+
+    Raises
+    ------
+    UserError
+        It is no name, the others hold one of the two already, or as `read`.
+    """
+    if not isinstance(name, str) or not name:
+        raise UserError(f"train is {name!r}, expected the name of a file")
+    for key in NAMES:
+        if key in others:
+            raise UserError(f"both train and {key} are given, expected one of them")
+    return {key: values.tolist() for key, values in zip(NAMES, read(folder / name), strict=True)}
 
 
 def read(path: Path) -> Train:
