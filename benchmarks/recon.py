@@ -46,13 +46,17 @@ class Problem:
         """Frame of every readout."""
         return np.arange(len(self.traj)) % len(self.phi)
 
+    @property
+    def sigma(self) -> float:
+        """Noise of the data per real component, for an SNR of 50: M0 = 1 over the noise of a coefficient."""
+        return 1 / (coefficient_noise(self.traj[..., 0].size, self.truth.shape[1:], n_frames=len(self.phi)) * _SNR)
+
     def noisy(self) -> np.ndarray:
-        """Return k-space (C, R, S) with an SNR of 50: M0 = 1 over the noise of a coefficient."""
+        """Return k-space (C, R, S) with noise."""
         operator = SubspaceOperator(self.traj, frame=self.frame, phi=self.phi, sens=self.sens)
         ksp = operator.forward(self.truth)
         rng = np.random.default_rng(1)
-        sigma = 1 / (coefficient_noise(self.traj, self.truth.shape[1:], n_frames=len(self.phi)) * _SNR)
-        return ksp + sigma * (rng.standard_normal(ksp.shape) + 1j * rng.standard_normal(ksp.shape))
+        return ksp + self.sigma * (rng.standard_normal(ksp.shape) + 1j * rng.standard_normal(ksp.shape))
 
     def write(self, folder: Path) -> None:
         """Write basis, coils, trajectory and noisy k-space as BART files."""

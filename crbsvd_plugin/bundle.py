@@ -6,11 +6,16 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from . import __version__, files, request
 from .assess import assess
 from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
 from .errors import UserError
+from .fit import perk_training
+from .fit.perk import SUFFIX as PERK
+from .fit.perk import Perk
 from .fold import BasisAccumulator
 from .model import SignalModel
 from .prior import Prior
@@ -33,6 +38,10 @@ class Request(request.Request):
     atoms : str
         Atoms of the dictionary: "grid" for all of the prior's, a number for about that many,
         "none" for no dictionary.
+    derivatives : bool
+        Keep derivatives in the dictionary.
+    perk : bool
+        Train a kernel regression on the dictionary, see `fit.perk`.
     max_energy_loss : float
         Warn above this share of the signals' energy lost.
     """
@@ -40,6 +49,8 @@ class Request(request.Request):
     rank: int | None = None
     crb_weight: float = 0.3
     atoms: str = "grid"
+    derivatives: bool = False
+    perk: bool = False
     max_energy_loss: float = 0.05
 
 
@@ -88,7 +99,7 @@ class Plan:
         text = f"{training.size} fingerprints of {self.model.n_frames} frames"
         if self.atoms is not None:
             atoms = self.atoms.atoms(self.model.parameters)
-            duration += request.seconds(self.model, atoms, jacobian=False)
+            duration += request.seconds(self.model, atoms, jacobian=self.request.derivatives)
             text += f", {sum(len(part.theta) for part in atoms)} atoms in the dictionary"
         return f"{text}: about {request.mebibytes(training):.0f} MiB and {duration:.0f} s in this process"
 
@@ -117,9 +128,12 @@ class Plan:
         dictionary = None
         if self.atoms is not None:
             progress = counted(report, "dictionary", self.atoms.size(self.model.parameters))
-            dictionary = compress(self.model, self.atoms, basis, progress=progress)
+            dictionary = compress(self.model, self.atoms, basis, jacobian=self.request.derivatives, progress=progress)
             logger.info("dictionary of %d atoms in the prior %s", len(dictionary.theta), self.atoms.name)
-        save(self.name, basis, dictionary, force=self.force)
+        learned = None
+        if self.request.perk and dictionary is not None:
+            learned = perk_training.train(dictionary, report=report)
+        save(self.name, basis, dictionary, learned, force=self.force)
         return basis
 
     def _basis(self, accumulator: BasisAccumulator, report: Report) -> Basis:
@@ -159,7 +173,12 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
     held_out = _held_out(spec.prior, model)
     planned = Plan(asked, model, rank, training, atoms, held_out, name, force)
     asked.check(planned.training, rank=rank, crb_weights=[asked.crb_weight])
-    names = members(name, with_dictionary=atoms is not None)
+    if asked.perk:
+        if atoms is None:
+            raise UserError("--perk learns from the dictionary, but --atoms is none; leave one of them out")
+        theta = np.concatenate([part.theta for part in atoms.atoms(model.parameters)])
+        perk_training.learned(rank, model.parameters, theta)
+    names = members(name, with_dictionary=atoms is not None, with_perk=asked.perk)
     asked.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
     return planned
 
@@ -176,25 +195,31 @@ def _held_out(prior: Prior, model: SignalModel) -> Prior:
     return shifted
 
 
-def save(name: str | Path, basis: Basis, dictionary: Dictionary | None, *, force: bool = False) -> None:
-    """Write a basis and, if there is one, its dictionary as one product: NAME.cfl .hdr .h5 .json.
+def save(
+    name: str | Path, basis: Basis, dictionary: Dictionary | None, perk: Perk | None = None, *, force: bool = False
+) -> None:
+    """Write a basis and, if there are such, dictionary and regression as one product: NAME.cfl .hdr .h5 .perk.h5 .json.
 
     Raises
     ------
     UserError
         A file exists already, or cannot be written.
     """
-    names, sidecar = members(name, with_dictionary=dictionary is not None), files.with_suffix(name, ".json")
+    names = members(name, with_dictionary=dictionary is not None, with_perk=perk is not None)
+    sidecar = files.with_suffix(name, ".json")
     with files.product(sidecar, names, kind=FORMAT, force=force) as product:
         basis.write(product, name)
         if dictionary is not None:
-            dictionary.write(product.path(names[-1]))
+            dictionary.write(product.path(f"{Path(name).name}{SUFFIX}"))
+        if perk is not None:
+            perk.write(product.path(f"{Path(name).name}{PERK}"))
         product.commit(basis.sidecar())
 
 
-def members(name: str | Path, *, with_dictionary: bool) -> list[str]:
-    """Return the names of the files besides the sidecar, the dictionary last."""
-    return [*Basis.members(name), *([f"{Path(name).name}{SUFFIX}"] if with_dictionary else [])]
+def members(name: str | Path, *, with_dictionary: bool, with_perk: bool = False) -> list[str]:
+    """Return the names of the files besides the sidecar."""
+    suffixes = [suffix for suffix, wanted in ((SUFFIX, with_dictionary), (PERK, with_perk)) if wanted]
+    return [*Basis.members(name), *(f"{Path(name).name}{suffix}" for suffix in suffixes)]
 
 
 def table(basis: Basis) -> str:

@@ -12,16 +12,18 @@ k-space. The maps are smooth, so they are interpolated to the full grid.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import bart, threads
-from .encoding import SubspaceOperator
 from .errors import UserError
+from .jit import foreign_kernels
 from .recon.bart_files import columns
 from .recon.cg import conjugate_gradients
-from .trajectory import centre
+from .sums import Sums
+from .trajectory import central, centre_size, refuse_without_centre
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,15 +49,26 @@ def whitening_matrix(noise: NDArray[Any]) -> NDArray[np.complex128]:
         There are fewer samples than two per coil, a value is not finite, or a coil is dead or the same as another.
     """
     refuse_silent(noise, "noise scan")
-    noise = np.asarray(noise, dtype=np.complex128)
-    n_coils, n_samples = noise.shape
-    if n_samples < 2 * n_coils:
-        raise UserError(f"noise scan has {n_samples} samples for {n_coils} coils, expected at least {2 * n_coils}")
     if not np.isfinite(noise).all():
         raise UserError(f"noise scan holds {np.count_nonzero(~np.isfinite(noise))} non-finite values; remove it")
-    sigma = np.sqrt(np.mean(np.abs(noise) ** 2, axis=1) / 2)
-    scaled = noise / np.where(sigma > 0, sigma, 1)[:, None]
-    correlation = scaled @ scaled.conj().T / (2 * n_samples)
+    noise = np.asarray(noise, dtype=np.complex128)
+    return whitening_of(noise @ noise.conj().T, noise.shape[1])
+
+
+def whitening_of(products: NDArray[Any], n_samples: int) -> NDArray[np.complex128]:
+    """Return the matrix of `whitening_matrix` for the sum of n n^H (C, C) over so many noise samples n.
+
+    Raises
+    ------
+    UserError
+        As for `whitening_matrix`.
+    """
+    n_coils = len(products)
+    if n_samples < 2 * n_coils:
+        raise UserError(f"noise scan has {n_samples} samples for {n_coils} coils, expected at least {2 * n_coils}")
+    sigma = np.sqrt(products.diagonal().real / n_samples / 2)
+    scale = 1 / np.where(sigma > 0, sigma, 1)
+    correlation = products * np.outer(scale, scale) / (2 * n_samples)
     # the factorisation would also go through with what rounding leaves of a zero
     if np.linalg.eigvalsh(correlation)[0] < _SINGULAR:
         raise UserError("noise covariance is singular: two coils or more hold the same; leave them out")
@@ -117,32 +130,69 @@ def estimate_sensitivities(
         A coil holds only zeros, no sample lies in the centre of k-space, or BART is missing or fails.
     """
     refuse_silent(ksp, "raw data")
-    images = _coil_images(ksp, traj, frame=frame, phi=phi[:, :1], shape=shape, weights=weights)
-    grid = tuple(min(_MAP_SIZE[len(shape)], n) for n in shape)
-    if espirit == "bart":
-        grid = tuple(n + n % 2 for n in grid)  # its Fourier transform has its centre beside the voxel for odd sizes
-    maps = _espirit(images, grid, _ecalib if espirit == "bart" else _espirit_of_sigpy)
-    full = _resized(maps, shape)
-    return (full / np.linalg.norm(full, axis=0)).astype(np.complex64)
+    low = LowResolution(shape, phi, len(ksp))
+    low.add(ksp, traj, frame=frame, weights=weights)
+    return low.sensitivities(espirit)
 
 
-def _coil_images(
-    ksp: NDArray[Any],
-    traj: NDArray[Any],
-    *,
-    frame: NDArray[np.intp],
-    phi: NDArray[Any],
-    shape: tuple[int, ...],
-    weights: NDArray[Any] | None,
-) -> NDArray[Any]:
-    """Return low-resolution images (C, *X) of one coefficient, by CG per coil."""
-    small, kept, weights = centre(traj, shape, weights=weights)
-    sens = np.ones((1, *small), np.complex64)
-    operator = SubspaceOperator(traj[:, kept], frame=frame, phi=phi, sens=sens, weights=weights)
-    rights = (operator.adjoint(samples[None, :, kept]) for samples in ksp)
-    return np.stack(
-        [conjugate_gradients(operator.normal, right, lam=0.0, iterations=_ITERATIONS)[0] for right in rights]
-    )
+class LowResolution:
+    """Images of the first coefficient, coil by coil, of readouts that come a batch at a time.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Image size X.
+    phi : array (T, K)
+        Basis; only its first column is used.
+    n_coils : int
+        Coils C.
+    """
+
+    def __init__(self, shape: tuple[int, ...], phi: NDArray[Any], n_coils: int):
+        self.shape = shape
+        # iterations without a penalty make much of rounding, and a batch rounds differently than all readouts
+        self.sums = Sums(centre_size(shape), phi[:, :1], n_coils, dtype=np.complex128)
+        self._empty = True
+
+    def add(
+        self,
+        ksp: NDArray[Any],
+        traj: NDArray[Any],
+        *,
+        frame: NDArray[np.intp],
+        weights: NDArray[Any] | None = None,
+    ) -> None:
+        """Add readouts, given as for `SubspaceOperator`, as far as they pass the centre of k-space."""
+        kept, weights = central(traj, self.shape, weights=weights)
+        if kept.start < kept.stop:
+            self.sums.add(ksp[:, :, kept], traj[:, kept], frame=frame, weights=weights)
+            self._empty = False
+
+    def sensitivities(self, espirit: Espirit = "native") -> NDArray[np.complex64]:
+        """Return what `estimate_sensitivities` does.
+
+        Raises
+        ------
+        UserError
+            No sample lies in the centre of k-space, or BART is missing or fails.
+        """
+        if self._empty:
+            refuse_without_centre(self.shape)
+        grid = tuple(min(_MAP_SIZE[len(self.shape)], n) for n in self.shape)
+        if espirit == "bart":
+            # its Fourier transform has its centre beside the voxel for odd sizes
+            grid = tuple(n + n % 2 for n in grid)
+        maps = _espirit(self._images(), grid, _ecalib if espirit == "bart" else _espirit_of_sigpy)
+        full = _resized(maps, self.shape)
+        return (full / np.linalg.norm(full, axis=0)).astype(np.complex64)
+
+    def _images(self) -> NDArray[Any]:
+        """Return low-resolution images (C, *X), by CG per coil."""
+        ones = np.ones((1, *self.sums.right.shape[2:]), np.complex128)
+        normal = partial(self.sums.toeplitz.normal, sens=ones)
+        return np.concatenate(
+            [conjugate_gradients(normal, right, lam=0.0, iterations=_ITERATIONS) for right in self.sums.right]
+        )
 
 
 def _espirit(images: NDArray[Any], shape: tuple[int, ...], estimate: _Estimate) -> NDArray[Any]:
@@ -152,6 +202,9 @@ def _espirit(images: NDArray[Any], shape: tuple[int, ...], estimate: _Estimate) 
     ksp = np.zeros((len(images), *shape), np.complex64)
     middle = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(shape, images.shape[1:], strict=True))
     ksp[(slice(None), *middle)] = centred
+    # where exact data leave nothing at all, SigPy divides by zero: give it what rounding to single precision leaves
+    rounding = np.random.default_rng(0).standard_normal((2, *ksp.shape), np.float32)
+    ksp += np.finfo(np.float32).eps * np.abs(ksp).max() * (rounding[0] + 1j * rounding[1])
     width = min(images.shape[1:])
     maps = estimate(ksp, width)
     # a virtual coil: the combination of coils that sees most of the image
@@ -161,8 +214,8 @@ def _espirit(images: NDArray[Any], shape: tuple[int, ...], estimate: _Estimate) 
 
 
 def _espirit_of_sigpy(ksp: NDArray[Any], width: int) -> NDArray[Any]:
-    from sigpy.mri.app import EspiritCalib
-
+    with foreign_kernels():
+        from sigpy.mri.app import EspiritCalib
     kernel = min(_KERNEL, width)
     return EspiritCalib(ksp, calib_width=width, kernel_width=kernel, thresh=_THRESHOLD, crop=0, show_pbar=False).run()
 

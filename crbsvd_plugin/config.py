@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from .arrival import End
 from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
 from .errors import UserError
@@ -34,6 +35,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Use only the first columns of the basis.
     frame, shots, groups
         Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
+    ends : tuple of str
+        What completes an image before the end of the stream, see `arrival`: flags for the last readout of the
+        measurement, slice, repetition, ..., or next, the first readout of another image.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
@@ -81,7 +85,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mask_level : float
         Voxels with less signal than this share of the image's are not fitted, see `match`.
     method : str
-        matching, or nlls: nonlinear least squares from there, see `fit.nlls`.
+        matching, nlls: nonlinear least squares from there, see `fit.nlls`, or perk: a kernel regression that was
+        trained with the basis, see `fit.perk`.
+    refine : bool
+        Take a step off the grid of the dictionary after matching, see `fit.refine`.
     fit_starts : int
         Distinct starts of each voxel, for nlls.
     signals : str
@@ -101,6 +108,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame: str = "contrast"
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    ends: tuple[End, ...] = ("measurement",)
     traj_units: str = "cycles/fov"
     fov_shift: FovShift = "off"
     coils: float | None = None
@@ -124,6 +132,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fit: bool = True
     mask_level: float = 0.05
     method: Method = "matching"
+    refine: bool = False
     fit_starts: int = 1
     signals: Signals = "emulated"
     b1: str | None = None
@@ -136,6 +145,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def penalty_name(self) -> str:
         """What keeps the images smooth, in a word."""
         return "terms of bart" if self.bart_terms else self.regulariser
+
+    @property
+    def keeps_data(self) -> bool:
+        """Something needs the samples again once they are in the sums; without, memory does not grow with the scan."""
+        return self.misfit or self.replicas > 0 or self.start != "zero" or self.backend != "native"
+
+    @property
+    def waits(self) -> bool:
+        """Something must be found in all readouts before the first of them is used."""
+        return self.phase_drift != "off" or self.gradient_delays != "off"
 
     @property
     def bart_options(self) -> BartOptions:

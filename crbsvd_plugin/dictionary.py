@@ -14,7 +14,7 @@ from . import files
 from .basis import Basis
 from .batches import iter_batches
 from .errors import UserError
-from .hdf5 import Sink, plain_dataset
+from .hdf5 import Sink, dataset
 from .model import Parameter, SignalModel
 from .prior import Prior
 
@@ -60,6 +60,20 @@ class Dictionary:
     def rank(self) -> int:
         """Number of coefficients K."""
         return int(self.coeff.shape[1])
+
+    def require_derivatives(self) -> None:
+        """Refuse a dictionary that was made without derivatives.
+
+        Raises
+        ------
+        UserError
+            `jac` is None.
+        """
+        if self.jac is None:
+            raise UserError(
+                "the dictionary has no derivatives, which refining needs; "
+                "make it again with 'crbsvd basis --derivatives'"
+            )
 
     def truncate(self, basis: Basis) -> Dictionary:
         """Return the dictionary of a basis that consists of the first columns of this one's.
@@ -111,7 +125,7 @@ class Dictionary:
             )
         try:
             with h5py.File(path, "r") as file:
-                content = {key: plain_dataset(file, key, path) for key in file}
+                content = {key: dataset(file, key, path) for key in file}
                 attributes = {key: file.attrs[key] for key in ("format", "basis", "parameters")}
                 if odd := (content.keys() | {"jac"}) ^ set(_DATASETS):
                     raise KeyError(f"{min(odd)} is missing or unknown")

@@ -12,6 +12,7 @@ from .errors import UserError
 from .memory import available
 from .recon.choice import Solver
 from .stack import BLOCK_BYTES
+from .sums import batch_samples, kernel_bytes
 from .toeplitz import chunk_bytes, sample_bytes
 
 GIB = 2**30
@@ -22,7 +23,7 @@ READING = "readouts"
 """The stage that is over once all readouts are there."""
 
 _COMPLEX, _REAL, _DOUBLE, _INDEX = 8, 4, 8, 8  # bytes; single precision where the name says nothing
-_HEAD = 1500  # of a readout's object
+_HEAD, _KNOWN = 1500, 200  # of a readout's object, and what tells it from those that come later
 _ARENA = 2**25  # up to this size, glibc keeps what a thread has freed
 # K-fold images that a solver holds while it applies the normal operator, its input and output included
 _IMAGES: dict[Solver, int] = {"cg": 5, "fista": 5, "admm": 9}
@@ -51,11 +52,17 @@ class Problem:
     n_threads : int
         Threads.
     n_images : int
-        Images of such a size in the stream: the readouts of all are in memory at first.
+        Images of such a size in the stream: what all of them hold is in memory at first.
     misfit : bool
         The data are compared with the images.
     replicas : bool
         There are pseudo-replicas.
+    keeps : bool
+        Something else needs the data again after they were gridded.
+    waits : bool
+        Something is found in all data before the first of them is gridded.
+    cached : bool
+        The kernel comes from a cache, or goes there.
     """
 
     shape: tuple[int, ...]
@@ -71,12 +78,14 @@ class Problem:
     n_images: int = 1
     misfit: bool = False
     replicas: bool = False
+    keeps: bool = False
+    waits: bool = False
+    cached: bool = False
 
     @property
     def kernels(self) -> int:
-        """Bytes of the convolution kernels: K (K + 1) / 2 of them on the doubled grid, twice for a complex basis."""
-        pairs = self.rank * (self.rank + 1) // 2
-        return pairs * 2 ** len(self.shape) * math.prod(self.shape) * _REAL * (1 if self.real else 2)
+        """Bytes of the convolution kernels."""
+        return kernel_bytes(self.shape, self.rank, real=self.real)
 
     def stages(self) -> dict[str, int]:
         """Return the bytes that every stage of the work takes at its peak, imports left out."""
@@ -86,21 +95,37 @@ class Problem:
         batch = min(self.n_threads, self.rank * self.n_coils)
         received, data = (n * n_samples * _COMPLEX for n in (self.n_receivers, self.n_coils))
         positions, exact = n_dims * n_samples * _REAL, n_dims * n_samples * _DOUBLE
-        # of the images whose turn is later; and what the allocator keeps for its threads
-        waiting = (self.n_images - 1) * (received + exact) + (self.n_threads + 1) * _ARENA
-        reading = received + positions + 2 * exact + self.n_images * self.n_readouts * _HEAD + BLOCK_BYTES
-        calibrating = received + (data if self.n_coils < self.n_receivers else 0) + 2 * exact + n_dims * n_samples
-        # positions of the operator and of the NUFFT, its order of the samples, weights, one coil, strengths
-        adjoint = data + 2 * positions + (_INDEX + _REAL + 1) * n_samples + (1 + batch) * n_samples * _COMPLEX
-        transforms = batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 2.0))
-        adjoint += sens + images + transforms
-        # what is needed after the iterations stays: data, positions and weights
-        kept = data + positions + n_samples * _REAL if self.misfit or self.replicas else 0
+        # readouts that become arrays at a time, and that wait until they are gridded with others
+        n_block = min(n_samples, max(self.n_samples, BLOCK_BYTES // (self.n_receivers * _COMPLEX)))
+        n_worth = batch_samples(self.shape, self.rank, self.n_coils, real=self.real)
+        n_pending = n_samples if self.waits else min(n_samples, n_worth)
+        sums = self.n_coils * images + self.kernels if n_pending < n_samples else 0
+        keeps = self.keeps or self.misfit or self.replicas
+        kept = data + positions if keeps else positions if self.cached else 0
+        pending = 0 if keeps else n_pending * (data + positions) // n_samples
+        held = received + exact if self.waits else pending + kept + sums
+        # what is held of the images whose turn is later; and what the allocator keeps for its threads
+        waiting = (self.n_images - 1) * held + (self.n_threads + 1) * _ARENA
+        block = n_block * (self.n_receivers * _COMPLEX + n_dims * _DOUBLE)
+        reading = held + n_block // self.n_samples * _HEAD + self.n_readouts * _KNOWN
+        if not self.waits or n_block < n_samples:
+            reading += 2 * block
+        compressed = self.n_coils < self.n_receivers
+        if self.waits:
+            calibrating = received + (data if compressed else 0) + 2 * exact + n_dims * n_samples
+        else:
+            calibrating = held + block + (n_block * self.n_coils * _COMPLEX if compressed else 0)
+        # points of the NUFFT, its order of the samples, weights, one coil, strengths
+        nufft = n_dims * _REAL + _INDEX + _REAL + 1 + (1 + batch) * _COMPLEX
+        transforms = batch * (n_voxels * _COMPLEX + _fine_grid(self.shape, 1.75))
+        adjoint = pending + kept + sums + n_pending * nufft + sens + images + transforms
         doubled = tuple(2 * n for n in self.shape)
-        chunk = min(chunk_bytes(self.kernels), n_samples * sample_bytes(n_dims, _COMPLEX))
-        making = self.kernels + sens + images + positions + n_samples * _REAL + chunk
-        making += math.prod(doubled) * _COMPLEX + _fine_grid(doubled, 1.25)
-        making += data if kept else 0
+        chunk = min(chunk_bytes(self.kernels), n_pending * sample_bytes(n_dims, _COMPLEX))
+        making = self.kernels + sens + images + n_pending * _REAL + chunk
+        making += math.prod(doubled) * _COMPLEX + _fine_grid(doubled, 1.5)
+        making += kept or n_pending * n_dims * _REAL
+        if not keeps:
+            kept = 0
         inverse = self.kernels // 2**n_dims if self.preconditioned else 0
         solving = self.kernels + sens + (_IMAGES[self.solver] + 2) * images + inverse
         if self.preconditioned:
@@ -115,12 +140,13 @@ class Problem:
         result = images + self.kernels + inverse
         if self.misfit:
             # k-space of one coil, and of as many coefficients as there are threads; energies of one coil
-            coil = (2 + batch) * n_samples * _COMPLEX + positions + _INDEX * n_samples
+            coil = n_pending * ((2 + batch) * _COMPLEX + n_dims * _REAL + _INDEX)
             found["misfit"] = kept + result + sens + coil + transforms
         if self.replicas:
             covariance = (self.rank + 1) * images // 2
-            # the noisy data are part of the adjoint, which is over when the iterations begin
-            found["replicas"] = covariance + max(kept + result + adjoint, images + solving)
+            noise = n_pending * (self.n_coils * _COMPLEX + nufft) + transforms
+            # the noise is over when the iterations begin
+            found["replicas"] = covariance + images + max(kept + result + sens + images + noise, solving)
         return {name: size + waiting for name, size in found.items()}
 
     @property

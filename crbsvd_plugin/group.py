@@ -1,36 +1,34 @@
-"""One group of readouts, from its data to coefficient images and maps. It knows no other group.
-
-Data are let go of as soon as they are not needed any more: they are as large as all the rest.
-"""
+"""One group of readouts, from its data to coefficient images and maps. It knows no other group."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
-from . import coils, threads
+from . import threads
 from .basis import Basis
-from .calibration import calibrated, mixed
 from .config import Config
-from .encoding import SubspaceOperator, coefficient_noise
+from .encoding import coefficient_noise
+from .equations import Data, Equations
 from .fieldmap import FieldMap
 from .fit.fitter import Fitter
 from .fit.result import Maps
 from .footprint import Problem, check
-from .geometry import Geometry
+from .geometry import Geometry, array_shape
+from .intake import Intake
 from .kernel_cache import KernelCache
+from .noise import NoiseScans
 from .progress import Report, counted, silent
-from .quality import known_noise, tangents_of, with_quality
+from .quality import fitted_maps, known_noise
 from .readouts import Group
-from .recon import first_images, preconditioner_of, reconstruct, solve
-from .recon.misfit import Misfit, misfit, told
-from .recon.replicas import replica_covariance
+from .recon.misfit import told
+from .recon.replicas import replica_covariance, white_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +61,8 @@ class Reconstruction:
         What was found in the data and used: virtual coils, phases of the shots, gradient delays.
     misfit : dict
         How much of the data the images explain, see `recon.misfit.Misfit.figures`; empty if not asked for.
+    readouts : dict
+        How many were ``used``, came ``twice`` and were left out, and are ``missing``, see `arrival.Arrival`.
     """
 
     key: dict[str, int]
@@ -73,18 +73,13 @@ class Reconstruction:
     digest: str
     calibration: dict[str, Any] = field(default_factory=dict)
     misfit: dict[str, Any] = field(default_factory=dict)
-
-
-def taken(groups: list[Group]) -> Iterator[list[Group]]:
-    """Yield every group in a list of its own, and keep none: whoever empties that list has the only one."""
-    while groups:
-        yield [groups.pop(0)]
+    readouts: dict[str, int] = field(default_factory=dict)
 
 
 def reconstruct_group(
     box: list[Group],
     *,
-    whiten: NDArray[Any] | None,
+    noise: NoiseScans,
     basis: Basis,
     fitter: Fitter | None,
     measured: Mapping[str, FieldMap],
@@ -92,16 +87,47 @@ def reconstruct_group(
     cache: Path | None,
     report: Report = silent,
 ) -> Reconstruction:
-    """Return the images and maps of the group in a box, which is empty afterwards; here, or on a worker.
+    """Return the images and maps of the readouts in a box, which is empty afterwards; here, or on a worker.
 
     Parameters
     ----------
-    box : list of one Group
-        Whoever calls this keeps the box, but not the group.
-    whiten : array (C, C), optional
-        Prewhitening; None: there is no noise scan.
-    basis, fitter, config
-        What to do; without a fitter there are no maps.
+    box : list of Group
+        All batches of one image. Whoever calls this keeps the box, but not the readouts.
+    noise, basis, config, cache, fitter, measured, report
+        As for `Intake` and `finished`.
+
+    Raises
+    ------
+    UserError
+        The data do not fit.
+    """
+    key, geometry = box[0].key, box[0].geometry
+    intake = Intake(basis, config, noise, cached=cache is not None)
+    while box:
+        intake.add(box.pop(0))
+    return finished(intake, key, geometry, fitter=fitter, measured=measured, cache=cache, report=report)
+
+
+def finished(
+    intake: Intake,
+    key: dict[str, int],
+    geometry: Geometry,
+    *,
+    fitter: Fitter | None,
+    measured: Mapping[str, FieldMap],
+    cache: Path | None,
+    report: Report = silent,
+) -> Reconstruction:
+    """Return the images and maps of readouts that have all been taken in.
+
+    Parameters
+    ----------
+    intake : Intake
+        The readouts; not to be used afterwards.
+    key, geometry
+        What is written of the image.
+    fitter : Fitter, optional
+        Without, there are no maps.
     measured : mapping of parameter name to FieldMap
         What is known, and not to be fitted.
     cache : Path, optional
@@ -114,24 +140,30 @@ def reconstruct_group(
     UserError
         The data do not fit.
     """
-    group = box.pop()
-    coils.refuse_silent(group.ksp, "raw data")
-    if whiten is not None:
-        mixed(group.ksp, whiten, out=group.ksp)  # nobody else has them
-    group, calibration = calibrated(
-        group, basis.phi, virtual=config.coils, phase_drift=config.phase_drift,
-        gradient_delays=config.gradient_delays, fov_shift=config.fov_shift, report=report,
-    )  # fmt: skip
-    sigma = 0.0 if whiten is None else _noise(group, basis)
+    basis, config = intake.basis, intake.config
+    intake.close(report)
+    shape = array_shape(geometry.shape)
+    sigma = coefficient_noise(intake.n_samples, shape, n_frames=basis.n_frames) if intake.noise.n_samples else 0.0
     logger.info(
         "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
-        group.key, *group.ksp.shape, np.prod(group.shape), sigma,
+        key, intake.n_coils, *intake.received[1:], np.prod(shape), sigma,
     )  # fmt: skip
-    key, geometry = group.key, group.geometry
-    box.append(group)
-    del group
-    coeff, covariance, found = _coefficients(box, basis, config, cache, report)
-    figures = {} if found is None else found.figures(noise_known=sigma > 0)
+    report("sensitivities", 0, 0)
+    sens = intake.sensitivities()
+    report("reconstruction", 0, config.iterations)
+    # made again on a worker's machine
+    kernels = None if cache is None else KernelCache(cache)
+    problem = (Equations if config.backend == "native" else Data)(intake, sens, kernels)
+    coeff = problem.images(report=report)
+    misfit = problem.misfit(coeff) if config.misfit else None
+    covariance = None
+    if config.replicas:
+        covariance = replica_covariance(
+            problem.images, coeff, n_replicas=config.replicas, rng=np.random.default_rng([0, *key.values()]),
+            progress=counted(report, "replicas", config.replicas),
+        )  # fmt: skip
+    del problem
+    figures = {} if misfit is None else misfit.figures(noise_known=sigma > 0)
     if figures:
         # more is left than noise and noise's like: a wrong basis, sequence or trajectory, or what changes between shots
         strange = figures.get("ratio", 0.0) > _MISFIT
@@ -139,90 +171,48 @@ def reconstruct_group(
     maps = None
     if fitter is not None:
         known = {name: field.on(geometry.affine, coeff.shape[1:]) for name, field in measured.items()}
-        maps = fitter.fit(coeff, known=known, report=report)
+        noise = None
         if config.std:
-            noise = known_noise(sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name)
-            fitted, tangents = tangents_of(fitter, basis, known=known, report=report)
-            maps = with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise)
-    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, calibration, figures)
+            noise = known_noise(
+                sigma, covariance, n_replicas=config.replicas, penalty=config.penalty_name,
+                bounded=fitter.perk is None,
+            )  # fmt: skip
+        maps = fitted_maps(coeff, fitter, basis, known=known, noise=noise, report=report)
+    return Reconstruction(key, coeff, geometry, sigma, maps, basis.digest, intake.found, figures)
 
 
-def _noise(group: Group, basis: Basis) -> float:
-    return coefficient_noise(group.traj, group.shape, n_frames=basis.n_frames, weights=group.weights)
+def rehearse(n_dims: int, *, basis: Basis, fitter: Fitter | None, config: Config) -> None:
+    """Make a tiny image of noise, so that what is loaded or compiled at first use is there after the last readout.
 
-
-def _coefficients(
-    box: list[Group], basis: Basis, config: Config, cache: Path | None, report: Report
-) -> tuple[NDArray[Any], NDArray[Any] | None, Misfit | None]:
-    """Return images, their covariance and the misfit of the data, if wanted."""
-    group = box.pop()
-    report("sensitivities", 0, 0)
-    sens = coils.estimate_sensitivities(
-        group.ksp, group.traj, frame=group.frame, phi=basis.phi, shape=group.shape, espirit=config.sens
-    )
-    # made again on a worker's machine
-    kernels = None if cache is None else KernelCache(cache)
-    operator = SubspaceOperator(
-        group.traj, frame=group.frame, phi=basis.phi, sens=sens, weights=group.weights, kernel_cache=kernels
-    )
-    ksp, key = group.ksp, group.key
-    del group
-    report("reconstruction", 0, config.iterations)
-    if not config.replicas and not config.misfit:
-        held = [operator, ksp]
-        del operator, ksp
-        return _solved(held, config, report), None, None
-    inverse = preconditioner_of(config.preconditioner, operator, lam=config.lam)
-    coeff = _solved([operator, ksp], config, report, inverse)
-    found = misfit(operator, ksp, coeff) if config.misfit else None
-    if not config.replicas:
-        return coeff, None, found
-    covariance = replica_covariance(
-        lambda noisy: _solved([operator, noisy.pop()], config, silent, inverse), ksp, coeff,
-        n_replicas=config.replicas, rng=np.random.default_rng([0, *key.values()]),
-        progress=counted(report, "replicas", config.replicas),
-    )  # fmt: skip
-    return coeff, covariance, found
-
-
-def _solved(
-    held: list[Any],
-    config: Config,
-    report: Report,
-    preconditioner: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
-) -> NDArray[Any]:
-    """Return the images of an operator and its k-space, of which the iterations keep the kernels alone.
-
-    They are in a list, which is emptied. The preconditioner is made where none is given.
+    Parameters
+    ----------
+    n_dims : int
+        Image axes.
+    basis, fitter, config
+        What will be done.
     """
-    operator, ksp = held
-    held.clear()
-    options: dict[str, Any] = {
-        "lam": config.lam, "regulariser": config.regulariser, "block": config.block, "shift": config.shift,
-        "scaling": config.scaling, "solver": config.solver, "iterations": config.iterations,
-        "tolerance": config.tolerance,
-        "callback": lambda iteration, _: report("reconstruction", iteration, config.iterations),
-    }  # fmt: skip
     if config.backend != "native":
-        return reconstruct(
-            operator, ksp, backend=config.backend, bart_options=config.bart_options, start=config.start, **options
-        )
-    right = operator.adjoint(ksp)
-    options["start"] = first_images(config.start, operator, ksp, right, lam=config.lam, regulariser=config.regulariser)
-    del ksp
-    if preconditioner is None:
-        preconditioner = preconditioner_of(config.preconditioner, operator, lam=config.lam)
-    options["preconditioner"] = preconditioner
-    normal = partial(operator.toeplitz.normal, sens=operator.sens)
-    del operator
-    return solve(normal, right, **options)
+        return
+    rng, n_readouts = np.random.default_rng(0), 16
+    frame = np.arange(n_readouts) % basis.n_frames
+    number = np.arange(n_readouts)
+    traj = rng.uniform(-4, 4, (n_readouts, 32, n_dims))
+    ksp = white_noise(rng, (2, n_readouts, 32))
+    geometry = Geometry((8, 8, 8 if n_dims == 3 else 1), (1.0, 1.0, 1.0))
+    box = [Group({"rehearsal": 0}, ksp, traj, frame, number, number, geometry)]
+    plain = replace(
+        config, coils=None, phase_drift="off", gradient_delays="off", fov_shift="off", iterations=2, std=False,
+        replicas=0, misfit=False,
+    )  # fmt: skip
+    reconstruct_group(box, noise=NoiseScans(), basis=basis, fitter=fitter, measured={}, config=plain, cache=None)
 
 
-def check_memory(groups: list[Group], basis: Basis, config: Config) -> None:
-    """Refuse images that need more memory than there is left."""
-    held = sum(group.ksp.nbytes + group.traj.nbytes for group in groups)
-    for group in groups:
-        check(problem_of(group.ksp.shape, group.shape, basis, config, n_images=len(groups)), held=held)
+def check_memory(intake: Intake, geometry: Geometry) -> None:
+    """Refuse an image, of which these readouts have come, if it needs more memory than is left."""
+    if intake.config.backend == "native" and intake.nbytes:  # of others it is not known
+        shape = array_shape(geometry.shape)
+        problem = problem_of(intake.received, shape, intake.basis, intake.config, n_images=1)
+        check(problem, held=intake.nbytes)
 
 
 def problem_of(
@@ -235,4 +225,5 @@ def problem_of(
         n_coils=config.kept_coils(n_receivers), rank=basis.rank, real=bool(np.isrealobj(basis.phi)),
         solver=config.choose_solver(), preconditioned=config.preconditioner != "none", n_threads=threads.count(),
         n_images=n_images, misfit=config.misfit, replicas=config.replicas > 0,
+        keeps=config.start != "zero", waits=config.waits, cached=config.kernel_cache is not None,
     )  # fmt: skip

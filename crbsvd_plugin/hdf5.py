@@ -1,4 +1,4 @@
-"""Writing HDF5 where the disk may be full, and reading it without reaching into other files."""
+"""Writing HDF5 where the disk may be full, and reading it where it may reach into other files."""
 
 from __future__ import annotations
 
@@ -49,8 +49,14 @@ class Sink(io.FileIO):
             raise self.error
 
 
-def plain_dataset(file: Any, key: str, path: Path) -> NDArray[Any]:
-    """Read one dataset, refusing all three ways by which HDF5 reaches into other files."""
+def dataset(file: Any, key: str, path: Path) -> NDArray[Any]:
+    """Read one dataset, refusing all three ways by which HDF5 reaches into other files.
+
+    Raises
+    ------
+    UserError
+        It reaches there.
+    """
     import h5py
 
     if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):

@@ -15,7 +15,7 @@ from .jit import kernel
 _FAST = {"contract", "reassoc", "nsz"}
 
 
-@kernel(expand=True, fastmath=_FAST)
+@kernel(inline=True, fastmath=_FAST)
 def _one(m, x, w, y, z):  # type: ignore[no-untyped-def]
     """Add m x to y and m w to z."""
     for i in range(len(y)):
@@ -23,7 +23,7 @@ def _one(m, x, w, y, z):  # type: ignore[no-untyped-def]
         z[i] += m[i] * w[i]
 
 
-@kernel(expand=True, fastmath=_FAST)
+@kernel(inline=True, fastmath=_FAST)
 def _two(m, m2, x, x2, w, w2, y, z):  # type: ignore[no-untyped-def]
     """Add two terms: the sums are loaded and stored half as often."""
     for i in range(len(y)):
@@ -31,7 +31,7 @@ def _two(m, m2, x, x2, w, w2, y, z):  # type: ignore[no-untyped-def]
         z[i] += m[i] * w[i] + m2[i] * w2[i]
 
 
-@kernel(expand=True, fastmath=_FAST)
+@kernel(inline=True, fastmath=_FAST)
 def _three(m, m2, m3, x, x2, x3, w, w2, w3, y, z):  # type: ignore[no-untyped-def]
     """Add three terms."""
     for i in range(len(y)):
@@ -39,7 +39,7 @@ def _three(m, m2, m3, x, x2, x3, w, w2, w3, y, z):  # type: ignore[no-untyped-de
         z[i] += m[i] * w[i] + m2[i] * w2[i] + m3[i] * w3[i]
 
 
-@kernel(expand=True, fastmath=_FAST)
+@kernel(inline=True, fastmath=_FAST)
 def _four(m, m2, m3, m4, x, x2, x3, x4, w, w2, w3, w4, y, z):  # type: ignore[no-untyped-def]
     """Add four terms."""
     for i in range(len(y)):
@@ -47,14 +47,14 @@ def _four(m, m2, m3, m4, x, x2, x3, x4, w, w2, w3, w4, y, z):  # type: ignore[no
         z[i] += m[i] * w[i] + m2[i] * w2[i] + m3[i] * w3[i] + m4[i] * w4[i]
 
 
-@kernel(expand=True)
+@kernel(inline=True)
 def _pair(k, other, rank):  # type: ignore[no-untyped-def]
     """Return where M_kl, or its conjugate M_lk, stands in the upper triangle."""
     low, high = min(k, other), max(k, other)
     return low * rank - low * (low - 1) // 2 + high - low
 
 
-@kernel(expand=True, fastmath=_FAST)
+@kernel(inline=True, fastmath=_FAST)
 def _sum(part, at, k, start, stop, x, w, y, z):  # type: ignore[no-untyped-def]
     """Add sum_l M_kl x_l to y and sum_l M_kl w_l to z, for l from start to stop, four at a time."""
     rank, other = len(x), start

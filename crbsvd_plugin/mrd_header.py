@@ -12,6 +12,7 @@ import numpy as np
 
 from .errors import UserError
 from .geometry import Geometry
+from .markup import parse_xml
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition, AcquisitionHeader
@@ -45,8 +46,8 @@ def parse_header(xml: bytes | str, name: str = "header") -> ismrmrdHeader:
     from xsdata.formats.dataclass.parsers.config import ParserConfig
 
     try:
-        root = ElementTree.fromstring(xml.strip(b"\0") if isinstance(xml, bytes) else xml.strip("\0"))
-    except (ElementTree.ParseError, ValueError) as error:
+        root = parse_xml(xml)
+    except ValueError as error:
         raise UserError(f"{name}: the MRD header is no valid XML ({error}); write the file again") from None
     for element in root.iter():
         element.tag = f"{{{_NAMESPACE}}}{element.tag.rpartition('}')[2]}"

@@ -142,7 +142,7 @@ def _gram(x, rows, n, start, stop, half, g):  # type: ignore[no-untyped-def]
             g[i, j] += _overlap(x, rows[i], rows[j], start, stop, half)
 
 
-@kernel(inline=True)
+@kernel()
 def _factorise(x, rows, n, lo, hi, half, size, r, g, y):  # type: ignore[no-untyped-def]
     """Replace the rows by Q g, A = Q g r and Q orthonormal, and solve r^H y_i = e_i; return whether that is sound."""
     r[:n, :n] = 0
@@ -174,7 +174,7 @@ def _factorise(x, rows, n, lo, hi, half, size, r, g, y):  # type: ignore[no-unty
     return away < _ALMOST and _cholesky(g, n)
 
 
-@kernel(inline=True)
+@kernel()
 def _together(x, rows, n, first, lo, hi, length, half, size, work, units, norms):  # type: ignore[no-untyped-def]
     """Orthogonalise all targets, which stand in the rows from `first` on, by one factorisation, if it is sound."""
     g, y = work[1], work[2]
@@ -202,7 +202,7 @@ def _together(x, rows, n, first, lo, hi, length, half, size, work, units, norms)
     return True
 
 
-@kernel(inline=True)
+@kernel()
 def _one_by_one(x, rows, n, first, lo, hi, length, half, size, tolerance, units, norms):  # type: ignore[no-untyped-def]
     """Orthogonalise each target against all other columns, leaving out what depends on those before it."""
     free, store = len(x) - 1, len(size)
@@ -229,7 +229,7 @@ def _one_by_one(x, rows, n, first, lo, hi, length, half, size, tolerance, units,
             n_kept = n_basis
 
 
-@kernel(inline=True)
+@kernel()
 def _load(signal, jac, order, length, over_complex, x, size, rows):  # type: ignore[no-untyped-def]
     """Write s, i s and the derivatives to rows; return n, lo, hi, half, and whether all is finite.
 

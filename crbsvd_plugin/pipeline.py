@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from . import bart, fieldmap
+from .arrival import Arrival, Arrivals
 from .basis import Basis
-from .calibration import whitening
 from .cluster import Pool
 from .config import Config
 from .dictionary import Dictionary
 from .errors import UserError
-from .fit.fitter import prepared
-from .group import Reconstruction, check_memory, reconstruct_group, taken
+from .fieldmap import FieldMap
+from .fit.fitter import Fitter, prepared
+from .geometry import array_shape
+from .group import Reconstruction, check_memory, finished, reconstruct_group, rehearse
+from .intake import Intake
 from .kernel_cache import KernelCache
-from .mrd_header import noise_bandwidth
+from .mrd_header import size_of
 from .progress import Report, counted, silent
-from .readouts import Group, collect
+from .readouts import Group, Waiting
 from .roles import Roles
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from ismrmrd.xsd import ismrmrdHeader
 
 logger = logging.getLogger(__name__)
+
+_PENDING = 2**30  # bytes of readouts of all images that wait to be gridded
 
 
 def reconstruct_stream(
@@ -39,32 +45,39 @@ def reconstruct_stream(
     *,
     report: Report | None = None,
     pool: Pool | None = None,
-    check: Callable[[list[Group]], object] | None = None,
+    check: Callable[[list[Waiting]], object] | None = None,
+    patience: float | None = None,
 ) -> Iterator[Reconstruction]:
-    """Reconstruct the groups of a stream, one after the other or on the workers of a pool.
+    """Reconstruct the images of a stream, each as soon as it is complete, or on the workers of a pool.
 
-    Prewhitening, coil compression, phases of the shots, gradient delays, sensitivities from the data, subspace
-    reconstruction, fit.
+    Readouts are prewhitened, compressed and gridded a batch at a time as they come, see `intake`; what is left after
+    the last one are sensitivities from the data, subspace reconstruction and fit.
 
     Parameters
     ----------
     header : ismrmrdHeader
         MRD header.
     items : iterable of Acquisition
-        The readouts, in any order.
+        The readouts, in any order. They are asked for one at a time, and none before the last one is in its place.
     config : Config
         What to do.
     report : callable, optional
         Told of the progress: of the stages of every group, or with a pool of the groups that are done.
     pool : Pool, optional
-        Workers to spread the groups over, one thread each. The images are those of one thread here, bit for bit.
+        Workers to spread the images over, one thread each, once all readouts are here. The images are those of one
+        thread here, bit for bit.
     check : callable, optional
-        Called with the groups before the work: refuses what the caller could not use.
+        Called with the images that have begun before each is reconstructed: refuses what the caller could not use.
+    patience : float, optional
+        For a scan that is running: how long a readout waits for others to be gridded with, at most, while readouts
+        come [s]; before the first one is asked for, all that is needed after the last one has been loaded and compiled.
+        None: until there are so many that it is worth it.
 
     Yields
     ------
     Reconstruction
-        In increasing order of the group counters.
+        As they are complete, see `Config.ends`; those that the end of the stream completes in increasing order of the
+        group counters.
 
     Raises
     ------
@@ -79,34 +92,103 @@ def reconstruct_stream(
     if pool is not None and cache is not None:
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
-    basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
-    fitter, measured = None, fieldmap.load(b1=config.b1, b0=config.b0)
-    if dictionary is not None:
-        fitter = prepared(
-            basis, dictionary, method=config.method, mask_level=config.mask_level, n_starts=config.fit_starts,
-            signals=config.signals, known=measured, report=report,
-        )  # fmt: skip
+    basis, fitter, measured = fitting(config, report=report)
+    if patience is not None:
+        rehearse(len(array_shape(size_of(header, 0)[0])), basis=basis, fitter=fitter, config=config)
     report("readouts", 0, 0)
-    scan = collect(header, items, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units)
-    if config.replicas and scan.noise is None:
-        raise UserError("replicas need to know the noise, but the raw data have no noise scan: leave --replicas out")
-    if check is not None:
-        check(scan.groups)
-    one = partial(
-        reconstruct_group, whiten=whitening(scan, noise_bandwidth(header) or 1.0), basis=basis, fitter=fitter,
-        measured=measured, config=config, cache=cache,
-    )  # fmt: skip
-    n_images = len(scan.groups)
-    if pool is None:
-        if config.backend == "native":  # of others, and of other machines, it is not known
-            check_memory(scan.groups, basis, config)
-        yield from map(partial(one, report=report), taken(scan.groups))
+    arrivals = Arrivals(header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends)
+    batches = _checked(arrivals, config, patience, items)
+    if pool is not None:
+        boxes, received = _collected(batches, check)
+        if len(boxes) == 1:
+            logger.warning(
+                "raw data hold one image, which one worker reconstructs with one thread; without workers it has all "
+                "cores"
+            )
+        one = partial(
+            reconstruct_group, noise=arrivals.noise, basis=basis, fitter=fitter, measured=measured, config=config,
+            cache=cache,
+        )  # fmt: skip
+        results = pool.map(one, _taken(boxes), progress=counted(report, "images", len(boxes)))
+        for result, readouts in zip(results, received, strict=True):
+            yield replace(result, readouts=readouts)
         return
-    if n_images == 1:
-        logger.warning(
-            "raw data hold one image, which one worker reconstructs with one thread; without workers it has all cores"
-        )
-    yield from pool.map(one, taken(scan.groups), progress=counted(report, "images", n_images))
+    take = partial(Intake, basis, config, arrivals.noise, cached=cache is not None, eager=patience is not None)
+    give = partial(finished, fitter=fitter, measured=measured, cache=cache, report=report)
+    yield from _as_they_come(arrivals, batches, take, give, check)
+
+
+def _as_they_come(
+    arrivals: Arrivals,
+    batches: Iterator[Arrival],
+    take: Callable[[], Intake],
+    give: Callable[..., Reconstruction],
+    check: Callable[[list[Waiting]], object] | None,
+) -> Iterator[Reconstruction]:
+    """Take in the readouts of all images, and give every image as soon as it is complete."""
+    intakes: dict[tuple[int, ...], Intake] = {}
+    begun: list[Waiting] = []
+    for arrival in batches:
+        image = arrival.image
+        key = tuple(image.key.values())
+        if arrival.complete:
+            begun += [one for one in (image, *arrivals.images) if one not in begun]
+            if check is not None:
+                check(begun)
+        new = key not in intakes
+        if new:
+            intakes[key] = take()
+        intake = intakes[key]
+        while arrival.box:
+            intake.add(arrival.box.pop())
+        if new or arrival.complete:
+            check_memory(intake, image.geometry)
+        if arrival.complete:
+            del intakes[key]
+            yield replace(give(intake, image.key, image.geometry), readouts=arrival.received)
+        elif arrival.urgent:
+            intake.flush()
+        elif sum(one.pending_bytes for one in intakes.values()) > _PENDING:
+            max(intakes.values(), key=lambda one: one.pending_bytes).flush()
+
+
+def _collected(
+    batches: Iterator[Arrival], check: Callable[[list[Waiting]], object] | None
+) -> tuple[list[list[Group]], list[dict[str, int]]]:
+    """Return the batches of every image of a stream, and what is said of its readouts."""
+    boxes: dict[tuple[int, ...], list[Group]] = {}
+    complete: list[Arrival] = []
+    for arrival in batches:
+        box = boxes.setdefault(tuple(arrival.image.key.values()), [])
+        box += arrival.box
+        arrival.box.clear()
+        if arrival.complete:
+            complete.append(arrival)
+    if check is not None:
+        check([arrival.image for arrival in complete])
+    return [boxes[tuple(one.image.key.values())] for one in complete], [one.received for one in complete]
+
+
+def _taken(boxes: list[list[Group]]) -> Iterator[list[Group]]:
+    """Yield every box, and keep none: whoever empties it has the only readouts."""
+    while boxes:
+        yield boxes.pop(0)
+
+
+def _checked(
+    arrivals: Arrivals, config: Config, patience: float | None, items: Iterable[Acquisition]
+) -> Iterator[Arrival]:
+    """Yield what arrives; where no noise scan has come before the first image is complete, say so or refuse it."""
+    told = False
+    for arrival in arrivals.sorted(items, patience=patience):
+        if arrival.complete and not told and not arrivals.noise.n_samples:
+            if config.replicas:
+                raise UserError(
+                    "replicas need to know the noise, but the raw data have no noise scan: leave --replicas out"
+                )
+            logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
+            told = True
+        yield arrival
 
 
 def _check_programs(config: Config) -> None:
@@ -116,6 +198,25 @@ def _check_programs(config: Config) -> None:
         bart.require(config.bart_options.features(shift=config.shift, regulariser=config.regulariser, psf=psf))
     elif config.sens == "bart":
         bart.find()
+
+
+def fitting(config: Config, *, report: Report = silent) -> tuple[Basis, Fitter | None, dict[str, FieldMap]]:
+    """Return the basis of a config, what fits maps if they are wanted, and the measured maps to fit with.
+
+    Raises
+    ------
+    UserError
+        A file is missing or damaged, or settings and basis do not go together.
+    """
+    basis, dictionary = load(config.basis, rank=config.rank, with_dictionary=config.fit)
+    measured = fieldmap.load(b1=config.b1, b0=config.b0)
+    if dictionary is None:
+        return basis, None, measured
+    fitter = prepared(
+        basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level, refine=config.refine,
+        n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
+    )  # fmt: skip
+    return basis, fitter, measured
 
 
 def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, Dictionary | None]:

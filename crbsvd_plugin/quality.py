@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .basis import Basis
+from .fit import perk
 from .fit.box import Box
 from .fit.fitter import Fitter
 from .fit.result import Extra, Maps
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .cluster import Pool
+    from .fit.perk import Perk
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,12 @@ class KnownNoise:
 
 
 def known_noise(
-    sigma: float | NDArray[Any], covariance: NDArray[Any] | None, *, n_replicas: int = 0, penalty: str = "l2"
+    sigma: float | NDArray[Any],
+    covariance: NDArray[Any] | None,
+    *,
+    n_replicas: int = 0,
+    penalty: str = "l2",
+    bounded: bool = True,
 ) -> KnownNoise:
     """Return the noise that standard deviations can be made from.
 
@@ -56,6 +63,8 @@ def known_noise(
         Of `n_replicas` pseudo-replicas.
     penalty : str
         Regulariser of the images. Only for l2 is their noise that of the formula, and the bound one.
+    bounded : bool
+        The bound holds for the estimates, as it does not for those of a regression, which are biased.
     """
     if covariance is not None:
         return KnownNoise(
@@ -67,9 +76,40 @@ def known_noise(
         )
     if not np.any(sigma):
         return KnownNoise(None, "the noise is not known: there is no noise scan, or the images do not say")
-    return KnownNoise(
-        Noise(sigma), "exact compressed Cramer-Rao bound at the estimate, for white noise of fully sampled coefficients"
-    )
+    how = "exact compressed Cramer-Rao bound at the estimate" if bounded else "what noise makes of the regression"
+    return KnownNoise(Noise(sigma), f"{how}, for white noise of fully sampled coefficients")
+
+
+def fitted_maps(
+    coeff: NDArray[Any],
+    fitter: Fitter,
+    basis: Basis,
+    *,
+    known: Mapping[str, NDArray[np.float64]] | None = None,
+    noise: KnownNoise | None,
+    report: Report = silent,
+    pool: Pool | None = None,
+) -> Maps:
+    """Return the maps of coefficient images, with maps of how good they are if their noise is told.
+
+    Parameters
+    ----------
+    coeff : complex array (K, *X)
+        The images.
+    fitter, basis
+        How they are fitted, and what they are coefficients of.
+    known : mapping of parameter name to array (*X), optional
+        Measured maps.
+    noise : KnownNoise, optional
+        That of the images; None: maps alone.
+    report, pool
+        As for `Fitter.fit`.
+    """
+    maps = fitter.fit(coeff, known=known, report=report, pool=pool)
+    if noise is None:
+        return maps
+    fitted, tangents = tangents_of(fitter, basis, known=known or (), report=report, pool=pool)
+    return with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)
 
 
 def tangents_of(
@@ -96,7 +136,13 @@ def tangents_of(
 
 
 def with_quality(
-    maps: Maps, coeff: NDArray[Any], *, fitted: Sequence[int], tangents: Tangents, noise: KnownNoise
+    maps: Maps,
+    coeff: NDArray[Any],
+    *,
+    fitted: Sequence[int],
+    tangents: Tangents,
+    noise: KnownNoise,
+    regression: Perk | None = None,
 ) -> Maps:
     """Return maps with further ones beside them.
 
@@ -115,8 +161,15 @@ def with_quality(
         Signals and derivatives at estimates, see `fit.spread.Tangents`.
     noise : KnownNoise
         That of `coeff`.
+    regression : Perk, optional
+        What the maps come from, if not from a fit: noise goes through its derivatives instead (to first order, without
+        its bias), and there is no ``CHI2map``.
     """
-    found = spread(maps, coeff, tangents=tangents, fitted=fitted, noise=noise.noise or Noise())
+    white = noise.noise or Noise()
+    if regression is None:
+        found = spread(maps, coeff, tangents=tangents, fitted=fitted, noise=white)
+    else:
+        found = perk.spread(regression, maps, coeff, white)
     single = partial(np.asarray, dtype=np.float32)
     left = "||c - M0 phi^H s|| / ||c||: share of the coefficients that the fit does not explain"
     extra = dict(maps.extra)
@@ -125,6 +178,8 @@ def with_quality(
         extra["MISFITmap"] = Extra(single(found.residual), "1", f"{left}. No standard deviations: {noise.origin}")
         return replace(maps, extra=extra)
     how = f"{noise.origin}; 0 where it is infinite; on the edge of the dictionary it is that of a free fit"
+    if regression is not None:
+        how = f"{noise.origin}; to first order, without the bias of the regression"
     for i, values in zip(fitted, found.theta, strict=True):
         parameter = maps.parameters[i]
         name = f"{file_stem(parameter.name).removesuffix('map')}std"
@@ -137,7 +192,7 @@ def with_quality(
             "in %.3g %% of the voxels %d coefficients leave a parameter open", 100 * endless.mean(), len(coeff)
         )
     # a matter of numbers, not of voxels: all slices have the same maps
-    if 2 * len(coeff) > len(fitted) + 2:
+    if regression is None and 2 * len(coeff) > len(fitted) + 2:
         extra["CHI2map"] = Extra(
             single(found.chi2), "1", f"||c - M0 phi^H s||^2 relative to its mean, 1 where all fits; {noise.origin}"
         )

@@ -1,10 +1,9 @@
-"""From a stream of MRD acquisitions to lists of readouts, one per group."""
+"""From MRD acquisitions to arrays: the readouts of one image, all or those that have come by now."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,27 +12,23 @@ from .errors import UserError
 from .geometry import Geometry, array_shape
 from .lines import is_cartesian, line_positions
 from .memory import available
-from .mrd_header import geometry_of, limits
-from .roles import COUNTERS, Roles
 from .stack import BLOCK_BYTES, Stack
-from .trajectory import to_cycles_per_fov, within
+from .trajectory import check_reach, converted, reach_of, within
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition, AcquisitionHeader
     from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
 # Flags of MRD (1-based bit numbers) of readouts that are not part of the image: calibration only,
 # navigation, phase correction, feedback, dummies, surface coil correction, phase stabilisation
-_NOISE_FLAG = 19
+NOISE_FLAG = 19
 _OTHER_FLAGS = (20, 23, 24, 26, 27, 28, 29, 30, 31)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The readouts of one problem.
+    """Readouts of one problem: all of them, or some.
 
     Parameters
     ----------
@@ -41,25 +36,29 @@ class Group:
         Values of the group counters.
     ksp : complex64 array (C, R, S)
         Samples.
-    traj : float64 array (R, S, ndim)
+    traj : float array (R, S, ndim)
         Positions in cycles per field of view, in the order of X.
     frame : int array (R,)
         Frame of every readout.
-    time : float64 array (R,)
-        When it was recorded, in any unit; no two at the same time.
+    number, stamp : int array (R,)
+        Their numbers in the scan, and time stamps [ticks]; see `time`.
     geometry : Geometry
         Where the image lies.
     weights : array (R, S) or None
         0 for samples beyond the edge of k-space, 1 for the others; None: there are no such samples.
+    dwell : float
+        Sampling interval [us]; 0 if not known.
     """
 
     key: dict[str, int]
     ksp: NDArray[np.complex64]
-    traj: NDArray[np.float64]
+    traj: NDArray[Any]
     frame: NDArray[np.intp]
-    time: NDArray[np.float64]
+    number: NDArray[np.int64]
+    stamp: NDArray[np.int64]
     geometry: Geometry
     weights: NDArray[np.float32] | None = None
+    dwell: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,8 +68,7 @@ class Group:
     @property
     def fov(self) -> tuple[float, ...]:
         """Field of view along X [mm]."""
-        size = self.geometry.voxel_size[len(self.shape) - 1 :: -1]
-        return tuple(n * length for n, length in zip(self.shape, size, strict=True))
+        return fov_of(self.geometry)
 
     @property
     def offset(self) -> NDArray[np.float64]:
@@ -79,101 +77,112 @@ class Group:
         along = (np.array(geometry.position) @ geometry.directions)[len(self.shape) - 1 :: -1]
         return np.asarray(along / self.fov)
 
+    @property
+    def time(self) -> NDArray[np.float64]:
+        """When the readouts were recorded (R,): time stamps, or their order where stamps say nothing.
 
-@dataclass
-class Scan:
-    """Everything that a stream held.
+        In any unit; no two at the same time.
+        """
+        order, count = np.argsort(self.number, kind="stable"), np.arange(len(self.number))
+        stamps = self.stamp[order].astype(np.float64)
+        time = np.zeros(len(count))
+        # a tick is coarse: readouts that share one keep their order within it
+        told = (np.diff(stamps) >= 0).all() and stamps[-1] > stamps[0]
+        time[order] = stamps + count / len(count) if told else count
+        return time
 
-    Parameters
-    ----------
-    noise : complex array (C, n) or None
-        Samples of the noise scans.
-    noise_dwell : float
-        Their sampling interval [us]; 0 if not known.
-    dwell : float
-        Sampling interval of the imaging readouts [us]; 0 if not known.
-    groups : list of Group
-        In increasing order of their counters.
-    """
+    @property
+    def n_samples(self) -> int:
+        """Number of samples of a coil that are there."""
+        return self.ksp[0].size if self.weights is None else int(np.count_nonzero(self.weights))
 
-    noise: NDArray[Any] | None
-    noise_dwell: float
-    dwell: float
-    groups: list[Group] = field(default_factory=list)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of samples, positions and weights."""
+        return self.ksp.nbytes + self.traj.nbytes + (0 if self.weights is None else self.weights.nbytes)
 
 
-def collect(
-    header: ismrmrdHeader, items: Iterable[Acquisition], *, n_frames: int, roles: Roles, traj_units: str
-) -> Scan:
-    """Sort the readouts of a stream into groups.
+def fov_of(geometry: Geometry) -> tuple[float, ...]:
+    """Return the field of view along X [mm]."""
+    shape = array_shape(geometry.shape)
+    size = geometry.voxel_size[len(shape) - 1 :: -1]
+    return tuple(n * length for n, length in zip(shape, size, strict=True))
+
+
+def joined(groups: list[Group]) -> Group:
+    """Return the readouts of all groups in a list, one after the other; the list is empty afterwards."""
+    if len(groups) == 1:
+        return groups.pop()
+    first, lengths = groups[0], [len(group.frame) for group in groups]
+    edges = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    whole = Group(
+        first.key,
+        np.empty((len(first.ksp), edges[-1], first.ksp.shape[2]), first.ksp.dtype),
+        np.empty((edges[-1], *first.traj.shape[1:]), first.traj.dtype),
+        np.concatenate([group.frame for group in groups]),
+        np.concatenate([group.number for group in groups]),
+        np.concatenate([group.stamp for group in groups]),
+        first.geometry,
+        None
+        if all(group.weights is None for group in groups)
+        else np.ones((edges[-1], first.ksp.shape[2]), np.float32),
+        first.dwell,
+    )
+    del first
+    for start, stop in pairwise(edges):
+        group = groups.pop(0)  # one goes after the other
+        whole.ksp[:, start:stop], whole.traj[start:stop] = group.ksp, group.traj
+        if whole.weights is not None and group.weights is not None:
+            whole.weights[start:stop] = group.weights
+    return whole
+
+
+class Waiting:
+    """The readouts of one image that have come, and are not yet arrays.
 
     Parameters
     ----------
     header : ismrmrdHeader
         MRD header.
-    items : iterable of Acquisition
-        The stream, in any order.
-    n_frames : int
-        Number of frames T of the basis.
-    roles : Roles
-        The role of every counter.
+    key : dict of str to int
+        Values of the group counters.
+    counter : str
+        The one that is the frame.
     traj_units : str
         Unit of the trajectories, see `trajectory`.
+    geometry : Geometry
+        Where the image lies.
 
-    Raises
-    ------
-    UserError
-        There is nothing to reconstruct, frames do not fit the basis, a counter varies without a
-        role, a trajectory is missing or in another unit, readouts differ in coils or length, or
-        samples are not finite.
+    Attributes
+    ----------
+    n_readouts : int
+        How many have come at all.
     """
-    noise: list[Acquisition] = []
-    imaging: dict[tuple[int, ...], _Readouts] = {}
-    for item in items:
-        if item.is_flag_set(_NOISE_FLAG):
-            noise.append(item)
-        elif is_imaging(item):
-            if not item.data.size:  # at once: of a damaged table there may be billions
-                raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
-            key = tuple(getattr(item.idx, name) for name in roles.groups)
-            imaging.setdefault(key, _Readouts()).append(item)
-    if not imaging:
-        raise UserError(
-            f"raw data hold no imaging readouts ({len(noise)} noise readouts), expected some to reconstruct"
-        )
-    heads = [head for group in imaging.values() for head in group.heads]
-    _check_frames(header, heads, roles.frame, n_frames)
-    _check_roles(heads, roles)
-    scan = Scan(
-        _noise_samples(noise),
-        float(noise[0].sample_time_us) if noise else 0.0,
-        float(heads[0].sample_time_us),
-    )
-    for key in sorted(imaging):
-        named = dict(zip(roles.groups, key, strict=True))
-        scan.groups.append(_group(header, imaging.pop(key), named, roles.frame, traj_units))
-    coils = {len(group.ksp) for group in scan.groups} | ({len(scan.noise)} if scan.noise is not None else set())
-    if len(coils) > 1:
-        raise UserError(
-            f"readouts have {sorted(coils)} coils, noise scan included, expected the same number everywhere"
-        )
-    return scan
 
-
-class _Readouts:
-    """The readouts of one image, as they come."""
-
-    def __init__(self) -> None:
-        self.heads: list[AcquisitionHeader] = []
-        self.ksp = Stack(np.complex64)
-        self.traj = Stack(np.float32)
+    def __init__(
+        self, header: ismrmrdHeader, key: dict[str, int], *, counter: str, traj_units: str, geometry: Geometry
+    ):
+        self.key, self.geometry = key, geometry
+        self.n_readouts = 0
+        self._header, self._counter, self._units = header, counter, traj_units
+        self._heads: list[AcquisitionHeader] = []
+        self._ksp, self._traj = Stack(np.complex64), Stack(np.float32)
+        self._reach: NDArray[np.float64] | None = None
 
     def append(self, item: Acquisition) -> None:
+        """Copy a readout.
+
+        Raises
+        ------
+        UserError
+            It does not fit into memory.
+        """
         kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
-        self.heads.append(item.getHead())
-        grown = self.ksp.append(item.data[:, kept])
+        self._heads.append(item.getHead())
+        self.n_readouts += 1
+        grown = self._ksp.append(item.data[:, kept])
         if item.traj.size:
-            self.traj.append(item.traj[kept])
+            self._traj.append(item.traj[kept])
         left = available() if grown else None
         if left is not None and left < 2 * BLOCK_BYTES:
             raise UserError(
@@ -181,101 +190,99 @@ class _Readouts:
                 "reconstruct fewer slices or repetitions at a time, or take a larger machine"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples that wait."""
+        return self._ksp.nbytes
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits."""
+        return not self._heads
+
+    def last(self) -> list[Group]:
+        """Return the last readouts, if there are any, of an image of which nothing else will come.
+
+        Raises
+        ------
+        UserError
+            As for `cut`, or the trajectory cannot be in the unit it was said to be in.
+        """
+        box = [] if self.empty else [self.cut()]
+        if self._reach is not None:
+            shape = array_shape(self.geometry.shape)
+            check_reach(self._reach, units=self._units, shape=shape, fov=fov_of(self.geometry))
+        return box
+
+    def cut(self) -> Group:
+        """Return the readouts that wait, and let them go.
+
+        Raises
+        ------
+        UserError
+            A trajectory is missing, readouts differ in coils or length, or samples are not finite.
+        """
+        heads, self._heads = self._heads, []
+        without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
+        cartesian = is_cartesian(self._header, heads[0].encoding_space_ref) and len(without) == len(heads)
+        if without and not cartesian:
+            raise UserError(
+                f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
+                "write the sample positions into the raw file"
+            )
+        shapes = sorted(self._ksp.shapes)
+        if len(shapes) > 1:
+            raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
+        if min(shapes[0]) < 1:
+            raise UserError(f"readouts have {shapes[0]} coils and samples without those to discard, expected some")
+        ksp = self._ksp.pop(axis=1)
+        _check_finite(ksp, first=self.n_readouts - len(heads))
+        columns = (self._counter, "scan_counter", "acquisition_time_stamp")
+        frame, number, stamp = (
+            np.array([getattr(head.idx if name == self._counter else head, name) for head in heads]) for name in columns
+        )
+        group = Group(
+            self.key, ksp, np.zeros(0), frame.astype(np.intp), number.astype(np.int64), stamp.astype(np.int64),
+            self.geometry,
+        )  # fmt: skip
+        if cartesian:
+            positions = line_positions(self._header, heads, shape=group.shape, fov=group.fov)
+        else:
+            positions = self._positions(group)
+        inside = within(positions, group.shape)
+        weights = None if inside.all() else inside.astype(np.float32)
+        return replace(group, traj=positions, weights=weights, dwell=float(heads[0].sample_time_us))
+
+    def _positions(self, group: Group) -> NDArray[np.float64]:
+        """Return the trajectories of readouts that have one, in the order of X."""
+        axes = sorted({shape[1] for shape in self._traj.shapes})
+        if len(axes) > 1:
+            raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
+        traj, n_dims = self._traj.pop(axis=0), len(group.shape)
+        if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
+            raise UserError(
+                f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {group.geometry.shape}): "
+                "expected as many, further ones being zero"
+            )
+        positions = converted(traj[..., n_dims - 1 :: -1], units=self._units, shape=group.shape, fov=group.fov)
+        reach = reach_of(positions)
+        self._reach = reach if self._reach is None else np.maximum(reach, self._reach)
+        check_reach(self._reach, units=self._units, shape=group.shape, fov=group.fov, whole=False)
+        return positions
+
 
 def is_imaging(item: Acquisition) -> bool:
     """Return whether a readout is part of an image; noise scans, navigators, dummies and the like are not."""
-    return not any(item.is_flag_set(flag) for flag in (_NOISE_FLAG, *_OTHER_FLAGS))
+    return not any(item.is_flag_set(flag) for flag in (NOISE_FLAG, *_OTHER_FLAGS))
 
 
-def _noise_samples(noise: list[Acquisition]) -> NDArray[Any] | None:
-    coils = sorted({len(item.data) for item in noise})
-    if len(coils) > 1:
-        raise UserError(f"noise readouts have {coils} coils, expected the same number in all")
-    return np.concatenate([item.data for item in noise], axis=1) if noise else None
-
-
-def _check_frames(header: ismrmrdHeader, readouts: list[AcquisitionHeader], counter: str, n_frames: int) -> None:
-    largest = max(getattr(item.idx, counter) for item in readouts)
-    # readouts say "encode" where the header says "encoding"
-    told = limits(header, readouts[0].encoding_space_ref).get(counter.replace("encode", "encoding"))
-    n_data = max(largest, told[1] if told is not None else 0) + 1
-    if n_data > n_frames or (told is not None and n_data != n_frames):
-        raise UserError(
-            f"raw data have {n_data} frames (counter {counter!r}), the basis has {n_frames}: "
-            "take the basis of this sequence, or name the counter of the frames (--frame)"
-        )
-    if n_data < n_frames:
-        logger.warning("raw data have readouts of %d frames only, the basis has %d", n_data, n_frames)
-
-
-def _check_roles(readouts: list[AcquisitionHeader], roles: Roles) -> None:
-    for counter in COUNTERS:
-        if counter not in (roles.frame, *roles.shots, *roles.groups):
-            values = {getattr(item.idx, counter) for item in readouts}
-            if len(values) > 1:
-                raise UserError(
-                    f"counter {counter!r} takes {len(values)} values in the raw data but has no role: "
-                    "name it among the shots (summed) or the groups (apart)"
-                )
-
-
-def _group(header: ismrmrdHeader, readouts: _Readouts, key: dict[str, int], counter: str, traj_units: str) -> Group:
-    heads = readouts.heads
-    geometry = geometry_of(header, heads[len(heads) // 2])
-    without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
-    cartesian = is_cartesian(header, heads[0].encoding_space_ref) and len(without) == len(heads)
-    if without and not cartesian:
-        raise UserError(
-            f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
-            "write the sample positions into the raw file"
-        )
-    shapes = sorted(readouts.ksp.shapes)
-    if len(shapes) > 1:
-        raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
-    if min(shapes[0]) < 1:
-        raise UserError(f"readouts have {shapes[0]} coils and samples without those to discard, expected some")
-    ksp = readouts.ksp.pop(axis=1)
-    _check_finite(ksp)
-    frame = np.array([getattr(head.idx, counter) for head in heads], dtype=np.intp)
-    group = Group(key, ksp, np.zeros(0), frame, _times(heads), geometry)
-    if cartesian:
-        positions = line_positions(header, heads, shape=group.shape, fov=group.fov)
-    else:
-        positions = _positions(readouts, group, traj_units)
-    inside = within(positions, group.shape)
-    return replace(group, traj=positions, weights=None if inside.all() else inside.astype(np.float32))
-
-
-def _positions(readouts: _Readouts, group: Group, traj_units: str) -> NDArray[np.float64]:
-    """Return the trajectories of readouts that have one, in the order of X."""
-    axes = sorted({shape[1] for shape in readouts.traj.shapes})
-    if len(axes) > 1:
-        raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
-    traj, n_dims = readouts.traj.pop(axis=0), len(group.shape)
-    if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
-        raise UserError(
-            f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {group.geometry.shape}): "
-            "expected as many, further ones being zero"
-        )
-    return to_cycles_per_fov(traj[..., n_dims - 1 :: -1], units=traj_units, shape=group.shape, fov=group.fov)
-
-
-def _times(heads: list[AcquisitionHeader]) -> NDArray[np.float64]:
-    """Return the time stamps [ticks] of readouts, or their order in the scan where stamps say nothing."""
-    order = np.argsort([head.scan_counter for head in heads], kind="stable")
-    stamps, count = np.array([heads[i].acquisition_time_stamp for i in order], np.float64), np.arange(len(heads))
-    time = np.zeros(len(heads))
-    # a tick is coarse: readouts that share one keep their order within it
-    time[order] = stamps + count / len(heads) if (np.diff(stamps) >= 0).all() and stamps[-1] > stamps[0] else count
-    return time
-
-
-def _check_finite(ksp: NDArray[Any]) -> None:
+def _check_finite(ksp: NDArray[Any], *, first: int) -> None:
+    """Refuse samples that are not finite; `first` is the number of the first readout in its image."""
     if not all(np.isfinite(coil).all() for coil in ksp):
         finite = np.isfinite(ksp)
         # in the order of the readouts
         readout, coil, sample = np.argwhere(~finite.swapaxes(0, 1))[0]
         raise UserError(
             f"raw data hold {finite.size - np.count_nonzero(finite)} non-finite samples, the first in "
-            f"readout {readout}, coil {coil}, sample {sample}: leave those readouts out"
+            f"readout {first + readout}, coil {coil}, sample {sample}: leave those readouts out"
         )

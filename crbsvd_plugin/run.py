@@ -24,13 +24,14 @@ from .maps import staged_maps
 from .mrd import open_raw
 from .mrd_header import geometry_of
 from .progress import Report
-from .quality import KnownNoise, known_noise, tangents_of, with_quality
+from .quality import KnownNoise, fitted_maps, known_noise
 from .readouts import is_imaging
 from .volumes import gathered, place_of, slices_of, stack
 
 _ALGORITHMS: dict[Method, str] = {
     "matching": "dictionary matching in the compressed domain",
     "nlls": "nonlinear least squares in the compressed domain, from the best atoms of a dictionary",
+    "perk": "kernel regression (PERK) in the compressed domain, trained on noisy atoms of a dictionary",
 }
 
 
@@ -111,7 +112,8 @@ def maps(
         (alone, *more) = slices
         volumes.append(alone if alone is not None and not more else stacked(slices))
     sources = [raw, config.b1, config.b0]
-    return _write(images, volumes, output, sources=sources, method=config.method, whose=whose, force=force)
+    algorithm = _algorithm(config.method, config.refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
 def fit(
@@ -129,6 +131,7 @@ def fit(
     workers: int | None = None,
     scheduler: str | None = None,
     method: Method = "matching",
+    refine: bool = False,
     fit_starts: int = 1,
     signals: Signals = "emulated",
     whose: Entities | None = None,
@@ -158,28 +161,28 @@ def fit(
     assert dictionary is not None
     measured = fieldmap.load(b1=b1, b0=b0)
     fitter = prepared(
-        basis, dictionary, method=method, mask_level=mask_level, n_starts=fit_starts, signals=signals, known=measured,
-        report=report,
+        basis, dictionary, method=method, name=name, mask_level=mask_level, refine=refine, n_starts=fit_starts,
+        signals=signals, known=measured, report=report,
     )  # fmt: skip
     known = {name: field.on(images.affine, images.volume(0).shape[1:]) for name, field in measured.items()}
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:
         volumes = []
         for i in range(len(images.coeff)):
-            volume = images.volume(i)
-            found = fitter.fit(volume, known=known, report=report, pool=pool)
-            if std:
-                fitted, tangents = tangents_of(fitter, basis, known=known, report=report, pool=pool)
-                found = with_quality(found, volume, fitted=fitted, tangents=tangents, noise=_noise(images, i))
-            volumes.append(found)
+            noise = _noise(images, i, bounded=fitter.perk is None) if std else None
+            volumes.append(
+                fitted_maps(images.volume(i), fitter, basis, known=known, noise=noise, report=report, pool=pool)
+            )
     sources = [coeff, b1, b0]
-    return _write(images, volumes, output, sources=sources, method=method, whose=whose, force=force)
+    algorithm = _algorithm(method, refine)
+    return _write(images, volumes, output, sources=sources, algorithm=algorithm, whose=whose, force=force)
 
 
-def _noise(images: CoefficientImages, repetition: int) -> KnownNoise:
+def _noise(images: CoefficientImages, repetition: int, *, bounded: bool) -> KnownNoise:
     """Return the noise of a volume, as far as the sidecar of the images tells it."""
     sigma = np.broadcast_to(np.asarray(images.info.get("sigma", 0.0), float), images.coeff.shape[:2])[repetition]
     penalty = "terms of bart" if images.info.get("bart_terms") else images.info.get("regulariser", "l2")
-    return known_noise(sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0]), None, penalty=penalty)
+    of_slices = sigma.reshape(-1, 1, 1) if len(sigma) > 1 else float(sigma[0])
+    return known_noise(of_slices, None, penalty=penalty, bounded=bounded)
 
 
 def _check_output(output: str, whose: Entities | None, *, force: bool) -> None:
@@ -204,20 +207,25 @@ def _reconstructed(
     return gathered(results, config), results
 
 
+def _algorithm(method: Method, refine: bool) -> str:
+    """Return how maps were fitted, in words."""
+    return _ALGORITHMS[method] + (", with a Gauss-Newton step from the best atom" if refine else "")
+
+
 def _write(
     images: CoefficientImages,
     volumes: list[Maps],
     output: str,
     *,
     sources: list[str | None],
-    method: Method,
+    algorithm: str,
     whose: Entities | None,
     force: bool,
 ) -> list[Path]:
     """Write one folder of maps, or a folder each if there are several volumes."""
     info = {
         "EstimationReference": "Mao, Flassbeck, Gultekin, Asslaender, arXiv 2305.00326",
-        "EstimationAlgorithm": _ALGORITHMS[method],
+        "EstimationAlgorithm": algorithm,
         "Sources": [Path(source).name for source in sources if source is not None],
         "GeneratedBy": [{"Name": "crbsvd-plugin", "Version": __version__}],
         "BasisDigest": images.digest,

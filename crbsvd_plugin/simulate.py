@@ -77,7 +77,7 @@ class Scan:
 
     def sigma(self, snr: float | None) -> float:
         """Return the noise of the data per real component, for an SNR of the coefficients where M0 = 1."""
-        unit = coefficient_noise(self.traj, self.phantom.geometry.shape, n_frames=self.n_frames)
+        unit = coefficient_noise(self.traj[..., 0].size, self.phantom.geometry.shape, n_frames=self.n_frames)
         return 0.0 if snr is None else 1 / (unit * snr)
 
 

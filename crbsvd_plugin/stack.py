@@ -41,6 +41,11 @@ class Stack:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self._length * int(np.prod(self._shape)) * self.dtype.itemsize
+
     def append(self, array: NDArray[Any]) -> bool:
         """Copy an array; return whether that took a new block."""
         if not self.shapes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 from .errors import UserError
 
 _limit: int | None = None
+_busy = threading.Lock()
 
 
 def available() -> int:
@@ -49,3 +52,44 @@ def limit(n_threads: int | None) -> Iterator[None]:
     finally:
         _limit = before
         numba.set_num_threads(numba_before)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Refuse to work in two threads of Python at once, where numba would end the process for it.
+
+    Of numba's threading layers `tbb` and `omp` can be entered from several threads, `workqueue` cannot; it is taken
+    where the libraries of the others are missing, as in many a container.
+
+    Raises
+    ------
+    UserError
+        Another thread is inside, and there is but that layer.
+    """
+    if not _busy.acquire(blocking=False):
+        if not _layer_is_safe():
+            raise UserError(
+                "another thread of this process reconstructs already, and numba has only its layer workqueue here, "
+                "which would end the process: install libgomp1 or tbb, or use one process for each scan"
+            )
+        yield
+        return
+    try:
+        yield
+    finally:
+        _busy.release()
+
+
+def _layer_is_safe() -> bool:
+    """Return whether numba's kernels can be entered from several threads at once."""
+    from numba import config
+
+    wanted = config.THREADING_LAYER
+    names = config.THREADING_LAYER_PRIORITY if wanted in ("default", "safe", "threadsafe", "forksafe") else [wanted]
+    for name in names:
+        try:
+            import_module(f"numba.np.ufunc.{name if name == 'workqueue' else f'{name}pool'}")
+        except ImportError:
+            continue
+        return bool(name != "workqueue")
+    return False

@@ -136,6 +136,8 @@ def parts_of(
     frame: NDArray[np.intp],
     weights: NDArray[Any],
     shape: tuple[int, ...],
+    *,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Return the transformed kernel of a trajectory, weights and basis.
 
@@ -152,6 +154,8 @@ def parts_of(
         Weights of the samples.
     shape : tuple of int
         Image size.
+    out : array, optional
+        The kernel of other readouts, to which this one is added in place.
 
     Returns
     -------
@@ -169,7 +173,7 @@ def parts_of(
     The last one goes alone, and shows whether they are real indeed.
 
     Memory besides the kernel, for G = 2 n_1 2 n_2 ... lags and b bytes of a complex number: b G for the one grid of
-    lags, which is transformed in place; FINUFFT adds its finer grid while it works, 1.4 to 1.6 b u^ndim G (u = 1.25 in
+    lags, which is transformed in place; FINUFFT adds its finer grid while it works, 1.4 to 1.6 b u^ndim G (u = 1.5 in
     single and 2 in double precision; measured, its transform included). The strengths of a sample, its position and
     its place in an order take ((1 + ndim / 2) b + 8) bytes. Kernels are sums over readouts, so these go in chunks of
     at most `chunk_bytes` each.
@@ -178,7 +182,7 @@ def parts_of(
 
     real, axes = np.isrealobj(phi), tuple(range(len(shape)))
     pairs = [(k, other) for k in range(phi.shape[1]) for other in range(k, phi.shape[1])]
-    found = np.zeros((1 if real else 2, len(pairs), *(2 * n for n in shape)), weights.dtype)
+    found = np.zeros((1 if real else 2, len(pairs), *(2 * n for n in shape)), weights.dtype) if out is None else out
     lags = np.empty(found.shape[2:], np.result_type(weights.dtype, np.complex64))
     step = max(1, chunk_bytes(found.nbytes) // (sample_bytes(len(shape), lags.itemsize) * max(1, weights.shape[1])))
     for start in range(0, len(frame), step):

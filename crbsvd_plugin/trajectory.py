@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -89,15 +89,34 @@ def centre(
     UserError
         No sample lies there.
     """
-    small = tuple(min(_CALIBRATION[len(shape)], n) for n in shape)
-    inside = np.all(np.abs(traj) < np.array(small) / 2, axis=2)
+    kept, weights = central(traj, shape, weights=weights)
+    small = centre_size(shape)
+    if kept.start == kept.stop:
+        refuse_without_centre(shape)
+    return small, kept, weights
+
+
+def centre_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size of an image whose k-space is the centre, see `centre`."""
+    return tuple(min(_CALIBRATION[len(shape)], n) for n in shape)
+
+
+def central(
+    traj: NDArray[Any], shape: tuple[int, ...], *, weights: NDArray[Any] | None = None
+) -> tuple[slice, NDArray[np.float64]]:
+    """Return the samples of `centre` and their weights, of which there may be none."""
+    inside = np.all(np.abs(traj) < np.array(centre_size(shape)) / 2, axis=2)
     if weights is not None:
         inside &= weights > 0
     columns = np.flatnonzero(inside.any(axis=0))
-    if not len(columns):
-        raise UserError(f"no sample lies in the centre of k-space ({_size(small)}), expected some to calibrate with")
-    kept = slice(columns[0], columns[-1] + 1)
-    return small, kept, inside[:, kept] * (1.0 if weights is None else weights[:, kept])
+    kept = slice(columns[0], columns[-1] + 1) if len(columns) else slice(0, 0)
+    return kept, inside[:, kept] * (1.0 if weights is None else weights[:, kept])
+
+
+def refuse_without_centre(shape: tuple[int, ...]) -> NoReturn:
+    """Raise the UserError of `centre`."""
+    small = _size(centre_size(shape))
+    raise UserError(f"no sample lies in the centre of k-space ({small}), expected some to calibrate with")
 
 
 def recentred(ksp: NDArray[Any], traj: NDArray[Any], offset: ArrayLike) -> NDArray[Any]:
@@ -159,6 +178,19 @@ def to_cycles_per_fov(
     What reaches from 0.2 to 2 times the edge of k-space is taken. Beyond the edge, and below one half of it, that is
     worth a warning: a coarser or finer image than the scan was made for is possible, and so is another unit.
     """
+    positions = converted(traj, units=units, shape=shape, fov=fov)
+    check_reach(reach_of(positions), units=units, shape=shape, fov=fov)
+    return positions
+
+
+def converted(traj: ArrayLike, *, units: str, shape: tuple[int, ...], fov: tuple[float, ...]) -> NDArray[np.float64]:
+    """Convert a trajectory as `to_cycles_per_fov` does; how far it reaches is `check_reach`'s matter.
+
+    Raises
+    ------
+    UserError
+        An unknown unit, another number of dimensions, or NaN.
+    """
     if units not in UNITS:
         raise UserError(f"trajectory unit {units!r} is unknown, expected one of: {', '.join(UNITS)}")
     given = np.asarray(traj, dtype=np.float64)
@@ -170,11 +202,40 @@ def to_cycles_per_fov(
     n_bad = given.size - int(np.count_nonzero(np.isfinite(given)))
     if n_bad:
         raise UserError(f"trajectory holds {n_bad} values that are NaN or infinite; write the file again")
-    extent = np.abs(given.reshape(-1, len(shape))).max(axis=0, initial=0.0)
-    if not extent.any():
-        raise UserError("trajectory is zero everywhere, expected sample positions; write them into the raw file")
+    return given * (np.array(shape) / 2 / _edges(shape, fov)[units])
+
+
+def reach_of(positions: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how far positions (..., ndim) reach along every axis."""
+    return np.abs(positions.reshape(-1, positions.shape[-1])).max(axis=0, initial=0.0)
+
+
+def check_reach(
+    reach: NDArray[np.float64], *, units: str, shape: tuple[int, ...], fov: tuple[float, ...], whole: bool = True
+) -> None:
+    """Refuse a trajectory that cannot be in the unit it was said to be in; the notes of `to_cycles_per_fov` say why.
+
+    Parameters
+    ----------
+    reach : array (ndim,)
+        See `reach_of`, of positions in cycles per field of view.
+    units, shape, fov
+        As for `to_cycles_per_fov`.
+    whole : bool
+        These are all readouts. Of some, only what lies too far out is wrong for certain.
+
+    Raises
+    ------
+    UserError
+        Nothing but zeros, or numbers that do not fit the unit; the message says which unit they look like.
+    """
     edges = _edges(shape, fov)
-    share = extent / edges[units]
+    share = reach / (np.array(shape) / 2)
+    if not whole and share.max() <= _LARGEST_SHARE:
+        return
+    if not reach.any():
+        raise UserError("trajectory is zero everywhere, expected sample positions; write them into the raw file")
+    extent = share * edges[units]
     # of several units that are possible, the one that ends nearest to the edge of k-space
     others = sorted(
         (other for other in UNITS if other != units), key=lambda one: abs(np.log((extent / edges[one]).max()))
@@ -192,7 +253,6 @@ def to_cycles_per_fov(
         logger.warning(
             "%s%s%s", told, _partly(share), f"; if it is in {hits[0]}, say --traj-units {hits[0]}" if hits else ""
         )
-    return given * (np.array(shape) / 2 / edges[units])
 
 
 def _edges(shape: tuple[int, ...], fov: tuple[float, ...]) -> dict[str, NDArray[np.float64]]:

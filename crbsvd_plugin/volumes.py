@@ -12,7 +12,7 @@ from .errors import UserError
 from .geometry import Geometry
 from .group import Reconstruction
 from .images import CoefficientImages
-from .readouts import Group
+from .readouts import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def stack(slices: Mapping[int, Geometry]) -> tuple[list[int], tuple[float, float
     return order, (float(step[0]), float(step[1]), float(step[2]))
 
 
-def slices_of(images: Sequence[Group | Reconstruction]) -> dict[int, Geometry]:
+def slices_of(images: Sequence[Waiting | Reconstruction]) -> dict[int, Geometry]:
     """Return where every slice lies, by its number.
 
     Raises
@@ -122,6 +122,7 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         "sigma": results[0].sigma if np.ptp(sigma) == 0 else sigma.tolist(),
         "groups": [dict(key) for key in others], "slices": slices,
         "calibration": [result.key | result.calibration for result in results if result.calibration],
+        "readouts": [result.key | result.readouts for result in results if result.readouts],
         "misfit": [result.key | result.misfit for result in results if result.misfit],
     }  # fmt: skip
     return CoefficientImages(coeff, geometries[slices[0]], step, results[0].digest, info)

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8, help="coefficients")
     parser.add_argument("--snr", type=float, default=50.0, help="M0 / noise of a coefficient")
     parser.add_argument("--repeats", type=int, default=5, help="scans with noise of their own")
+    parser.add_argument("--replicas", type=int, default=30, help="reconstructions that predict the deviations, or 0")
     parser.add_argument("--train", default="20000", help="fingerprints for the bases")
     parser.add_argument("--atoms", default="grid", help="about so many atoms in the dictionaries")
     options = parser.parse_args()
@@ -105,7 +106,10 @@ def measure(work: Path, scan: simulate.Scan, prior: str, basis: str, options: ar
         raw = work / f"{plate}-{prior}-{seed}.h5"
         paths = simulate.write(scan, raw, snr=options.snr, seed=seed)
         folders.append(work / f"{plate}-{prior}-{seed}")
-        config = run.config(basis=basis, mask_level=MASK_LEVEL)
+        predicted = prior == OWN and seed == 0
+        config = run.config(
+            basis=basis, mask_level=MASK_LEVEL, std=predicted, replicas=options.replicas if predicted else 0
+        )
         run.maps(str(raw), config, str(folders[-1]), force=False, report=silent)
         raw.unlink()
         maps.append([load_map(folders[-1] / f"{name}map.nii.gz")[0] for name in QUANTITIES])
@@ -173,7 +177,6 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
 
 def findings(rows: Sequence[Row], options: argparse.Namespace) -> str:
     """Return the findings as a page."""
-    predicted = not all(math.isnan(row.predicted_sd) for row in rows)
     own = [row for row in rows if row.prior == OWN]
     lines = [
         "# The vials of the NIST system phantom",
@@ -186,19 +189,15 @@ def findings(rows: Sequence[Row], options: argparse.Namespace) -> str:
         "",
         "Estimate: median over the voxels of a vial but its outermost. Observed standard deviation: of a voxel over",
         f"{options.repeats} scans with noise of their own, root mean square over the vial; the dictionary's steps are",
-        "part of it.",
+        "part of it. Predicted: mean over the vial, from one scan",
+        f"({options.replicas} pseudo-replicas)." if options.replicas else "(no pseudo-replicas).",
         "Flagged: share of the voxels whose best atom lies on the edge of the dictionary (EDGEmap).",
-        *(
-            []
-            if predicted
-            else ["No predicted standard deviation: there were no maps of it beside those of T1 and T2."]
-        ),
         "",
         f"## Prior `{OWN}`",
         "",
         *worst(own),
         "",
-        *table(own, predicted),
+        *table(own),
         "",
         f"## Prior `{PAPER}` (Table I of the paper)",
         "",
@@ -225,13 +224,27 @@ def worst(rows: Sequence[Row]) -> list[str]:
     flagged = [
         f"plate {_short(r.plate)}, vial {r.vial} ({r.flagged:.0%})" for r in rows if r.flagged and r.quantity == "T2"
     ]
+    ratios = [row.predicted_sd / row.observed_sd for row in rows if not row.flagged]
+    lines.append(
+        f"- Predicted over observed standard deviation, vials without flagged voxels: median {np.median(ratios):.2f}, "
+        f"{min(ratios):.2f} to {max(ratios):.2f}."
+    )
     return [*lines, f"- Flagged voxels: {'; '.join(flagged) or 'none'}."]
 
 
-def table(rows: Iterable[Row], predicted: bool) -> list[str]:
+def table(rows: Iterable[Row]) -> list[str]:
     """Return the rows as a table."""
-    names = ["plate", "vial", "", "truth [ms]", "estimate [ms]", "bias [%]", "observed SD [%]"]
-    names += [*(["predicted SD [%]"] if predicted else []), "flagged [%]"]
+    names = [
+        "plate",
+        "vial",
+        "",
+        "truth [ms]",
+        "estimate [ms]",
+        "bias [%]",
+        "observed SD [%]",
+        "predicted SD [%]",
+        "flagged [%]",
+    ]
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
     for row in rows:
         cells = [
@@ -241,8 +254,8 @@ def table(rows: Iterable[Row], predicted: bool) -> list[str]:
             f"{1e3 * row.truth:.4g}",
             f"{1e3 * row.estimate:.4g}",
         ]
-        cells += [f"{100 * row.bias:+.1f}", f"{100 * row.observed_sd:.1f}"]
-        cells += [*([f"{100 * row.predicted_sd:.1f}"] if predicted else []), f"{100 * row.flagged:.0f}"]
+        shares = (row.observed_sd, row.predicted_sd)
+        cells += [f"{100 * row.bias:+.1f}", *(f"{100 * share:.1f}" for share in shares), f"{100 * row.flagged:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -140,7 +140,7 @@ def load(bases: Bases, weight: float, rank: int) -> tuple[crb.Basis, crb.Diction
 
 def data_noise(scan: simulate.Scan) -> float:
     """Return the noise of A^H W y per real component, once whitened: with unit density, that of the samples."""
-    return 1 / coefficient_noise(scan.traj, scan.phantom.geometry.shape, n_frames=scan.n_frames)
+    return 1 / coefficient_noise(scan.traj[..., 0].size, scan.phantom.geometry.shape, n_frames=scan.n_frames)
 
 
 def measured(scan: simulate.Scan, bases: Bases, *, correct: bool = False) -> Measured:

@@ -21,7 +21,9 @@ PROGRAMS = {"bart": "bart"}  # marker: program
 _skipped = pytest.StashKey[int]()
 
 # compile time counts as time of the first example; and the same commit must give the same answer twice
-hypothesis.settings.register_profile("crbsvd", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "crbsvd", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("crbsvd")
 
 

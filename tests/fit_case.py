@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from crbsvd_plugin import models
+from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.fit.box import Box
 from crbsvd_plugin.fit.emulator import Emulator, emulate
 from crbsvd_plugin.fit.forward import CompressedModel, Simulated
@@ -37,6 +38,17 @@ def simulated(*, b1: bool = False, rank: int = 5) -> Simulated:
 @cache
 def emulated(*, b1: bool = False, rank: int = 5) -> Emulator:
     return emulate(simulated(b1=b1, rank=rank), tolerances=[1e-5])
+
+
+def gridded(n: int) -> Dictionary:
+    """Return a dictionary of n x n atoms of the short sequence, in a complex basis."""
+    forward = emulated()
+    even = np.linspace(-1, 1, n)
+    theta = forward.box.theta(np.stack(np.meshgrid(even, even, indexing="ij"), axis=-1).reshape(-1, 2))
+    coeff, _ = forward.value_and_jacobian(theta)
+    norm = np.linalg.norm(coeff, axis=1)
+    unit = (coeff / norm[:, None]).astype(np.complex64)
+    return Dictionary(forward.box.parameters, theta, unit, norm.astype(np.float32), norm < 0, "digest")
 
 
 def starts(forward: CompressedModel, u: np.ndarray) -> Maps:

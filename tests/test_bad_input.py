@@ -201,7 +201,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*MAPS, "--shots", "contrast"), "counter 'contrast' has two roles, frame and shots"),
     ((*RECON, "--shots", "set,repetition", "--groups", "repetition"), "'repetition' has two roles, shots and groups"),
     ((*RECON, "--frame", "contrasts"), "MRD has no counter 'contrasts', expected one of"),
-    ((*RECON, "--shots", ""), "'kspace_encode_step_1' takes 80 values in the raw data but has no role"),
+    ((*RECON, "--shots", ""), "'kspace_encode_step_1' takes 2 values or more in the raw data but has no role"),
     ((*RECON, "--traj-units", "rad/pixel"), "it looks like cycles/fov"),
     ((*RECON, "--coils", "-1"), "'--coils': -1 is out of range, expected 0 to 65535"),
     ((*RECON, "--coils", "nan"), "'--coils': nan is out of range"),

@@ -205,7 +205,7 @@ def test_interrupt_kills_bart_before_it_goes_on(monkeypatch, tmp_path):
 def test_bart_dies_with_its_parent(monkeypatch, tmp_path, number):
     stand_in(tmp_path, SLEEPER.format(tmp_path), monkeypatch)
     code = f"from crbsvd_plugin import bart; bart.run(['x'], folder={str(tmp_path)!r}, threads=1)"
-    package = str(Path(bart.__file__).parents[1])
+    package = str(Path(bart.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": package}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True) as parent:
         try:

@@ -49,6 +49,11 @@ def test_the_files_belong_together(tmp_path: Path) -> None:
     coeff = loaded.project(model.signal(dictionary.theta[40:43]))
     np.testing.assert_allclose(dictionary.coeff[40:43] * dictionary.norm[40:43, None], coeff, atol=1e-6)
     assert 80 < len(dictionary.theta) < 120
+    assert dictionary.jac is None
+    made(replace(REQUEST, derivatives=True), tmp_path / "derivatives")
+    jac = Dictionary.load(tmp_path / "derivatives", loaded).jac
+    assert jac is not None
+    assert jac.shape == (*dictionary.theta.shape, 3)
     plain = made(replace(REQUEST, atoms="none"), tmp_path / "plain")
     np.testing.assert_array_equal(plain.phi, basis.phi)
     assert plain.info["dictionary_prior"] is None
@@ -190,3 +195,8 @@ def test_stages_are_reported_to_their_end(tmp_path: Path) -> None:
     for steps in seen.values():
         assert steps[0][0] == 0
         assert steps[-1][0] == steps[-1][1] > 0
+
+
+def test_a_rank_that_is_not_given_is_that_of_the_model_for_all_that_is_planned(tmp_path: Path) -> None:
+    plan = bundle.plan(replace(REQUEST, rank=None, perk=True), str(tmp_path / "b"), force=False)
+    assert plan.rank == 5

@@ -18,9 +18,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from crbsvd_plugin import bart, cli, run
+from crbsvd_plugin import bart, bundle, cli, run
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import VERBS, main
+from crbsvd_plugin.dictionary import Dictionary, compress
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 from crbsvd_plugin.spec import resolve
@@ -86,6 +87,32 @@ def test_recon_and_fit_are_maps(here: Path) -> None:
     white, _ = load_map(here / "raw_WM.nii.gz")
     # not an empty agreement: white matter is white matter, on this coarse grid of atoms
     assert abs(np.median(t1[white > 0.99] / true[white > 0.99]) - 1) < 0.2
+
+
+def test_refined_maps_lie_between_the_atoms(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known, full = Dictionary.load("b", Basis.load("b")), Basis.load("b")
+    # the same basis, with derivatives
+    dictionary = compress(
+        full.model(), resolve("spec.toml").fit_prior.thinned(200, known.parameters), full, jacobian=True
+    )
+    bundle.save("d", full, dictionary)
+    for folder, options in (("plain", ()), ("fitted", ("--refine",))):
+        assert main(["fit", "c", "d", "-o", folder, *options]) == 0
+    assert main(["maps", "raw.h5", "d", "-o", "maps", "--refine", "--threads", "1"]) == 0
+    same_maps(here / "fitted", here / "maps")
+    plain, fitted = (load_map(here / folder / "T1map.nii.gz")[0] for folder in ("plain", "fitted"))
+    on_grid = np.isin(fitted, dictionary.theta[:, 0].astype(np.float32))
+    inside = plain != 0
+    assert np.isin(plain[inside], dictionary.theta[:, 0].astype(np.float32)).all()
+    assert on_grid[inside].mean() < 0.5
+    said = [json.loads((here / f / "T1map.json").read_text())["EstimationAlgorithm"] for f in ("plain", "fitted")]
+    assert said[1] == f"{said[0]}, with a Gauss-Newton step from the best atom"
+    # 'b' has none; what is missing is said before the data are read
+    capsys.readouterr()
+    for command in (["fit", "c", "b"], ["maps", "raw.h5", "b"]):
+        assert main([*command, "-o", "refused", "--refine"]) == 2
+        assert "make it again with 'crbsvd basis --derivatives'" in capsys.readouterr().err
+    assert not (here / "refused").exists()
 
 
 def test_rank_is_that_of_the_first_columns(here: Path) -> None:

@@ -192,14 +192,18 @@ class Heavy:
         Heavy.arrived += 1
 
 
-def weigh(heavy: Heavy, n: int) -> tuple[int, int, int]:
-    time.sleep(0.2)  # Dask moves no work that is over sooner than the move
+def weigh(heavy: Heavy, folder: Path, n: int) -> tuple[int, int, int]:
+    """Wait, for a while, until somebody else has begun something too."""
+    (folder / str(os.getpid())).touch()
+    deadline = time.monotonic() + 5
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
     return int(heavy.values[n]), os.getpid(), Heavy.arrived
 
 
-def test_what_is_bound_to_a_function_travels_once(pool: Pool) -> None:
-    heavy = Heavy()
-    found = list(pool.map(partial(weigh, heavy), range(16)))
+def test_what_is_bound_to_a_function_travels_once(pool: Pool, tmp_path: Path) -> None:
+    found = list(pool.map(partial(weigh, Heavy(), tmp_path), range(16)))
     assert [n for n, _, _ in found] == list(range(16))
     assert len({who for _, who, _ in found}) == 2
     assert {arrived for _, _, arrived in found} == {1}

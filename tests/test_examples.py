@@ -18,9 +18,10 @@ MADE = {
 
 
 def test_all_examples_are_known() -> None:
-    assert {script.stem for script in EXAMPLES} == MADE.keys() | {"paper_phantom", "nist_phantom"}
+    assert {script.stem for script in EXAMPLES} == MADE.keys() | {"paper_phantom", "nist_phantom", "online_client"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [path for path in EXAMPLES if path.stem in MADE], ids=lambda path: path.stem)
 def test_example_runs(script: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -73,7 +74,7 @@ def test_paper_phantom(tmp_path: Path) -> None:
 def test_nist_phantom(tmp_path: Path) -> None:
     """On a small matrix: the vials are found with their own prior, and with Table I those outside of it are flagged."""
     (script,) = (path for path in EXAMPLES if path.stem == "nist_phantom")
-    small = ["--matrix", "56", "--train", "600", "--atoms", "8000", "--repeats", "2", "--rank", "6"]
+    small = ["--matrix", "56", "--train", "600", "--atoms", "8000", "--repeats", "2", "--rank", "6", "--replicas", "4"]
     done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "findings.md").read_text(encoding="utf-8") in done.stdout
@@ -84,6 +85,7 @@ def test_nist_phantom(tmp_path: Path) -> None:
     own = [row for row in rows if row["prior"] == "nist"]
     for row in own:
         assert row["inside"] == "True"
+        assert float(row["predicted_sd"]) > 0
         # two steps of the dictionary (5.2 % in T1, 5.1 % in T2), and the standard error of the median: 1.25 / sqrt(n)
         step = {"T1": 0.052, "T2": 0.051}[row["quantity"]]
         noise = 1.25 * float(row["observed_sd"]) / int(row["n_voxels"]) ** 0.5

@@ -188,6 +188,7 @@ def interrupted(at: int, work: Callable[[], None]) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_leaves_a_file_whole_and_alone(tmp_path: Path) -> None:
     def work() -> None:
         with files.single(tmp_path / "run.ckpt", force=True) as part:

@@ -10,31 +10,22 @@ from typing import Any
 import cli_case
 import numpy as np
 import pytest
-from fit_case import complex_normal, emulated
+from fit_case import complex_normal, emulated, gridded
 
 from crbsvd_plugin import pipeline
 from crbsvd_plugin.cli import main
-from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.fit.emulator import Emulator
 from crbsvd_plugin.fit.fitter import Fitter, prepared
 from crbsvd_plugin.fit.forward import Simulated
-from crbsvd_plugin.fit.matching import best_atoms
 from crbsvd_plugin.fit.result import stacked
 from crbsvd_plugin.fit.starts import distinct_starts
 from crbsvd_plugin.images import CoefficientImages
 from crbsvd_plugin.maps import load_map
 
 
-def gridded(n: int) -> Dictionary:
-    """Return a dictionary of n x n atoms of the short sequence."""
-    forward = emulated()
-    even = np.linspace(-1, 1, n)
-    theta = forward.box.theta(np.stack(np.meshgrid(even, even, indexing="ij"), axis=-1).reshape(-1, 2))
-    coeff, _ = forward.value_and_jacobian(theta)
-    norm = np.linalg.norm(coeff, axis=1)
-    unit = (coeff / norm[:, None]).astype(np.complex64)
-    return Dictionary(forward.box.parameters, theta, unit, norm.astype(np.float32), norm < 0, "digest")
+def best_atoms(voxels: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    return np.asarray(np.abs(voxels.astype(complex) @ atoms.astype(complex).conj().T).argmax(axis=1))
 
 
 def test_starts_are_the_best_of_cells_that_do_not_touch(rng: np.random.Generator) -> None:
@@ -162,6 +153,7 @@ def test_bad_options_end_in_one_line(refuse: Callable[..., str]) -> None:
     fit: tuple[Any, ...] = ("fit", "c", "b", "-o", "x")
     assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--fit-starts", "2")
     assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--signals", "exact")
+    assert "--refine belongs to --method matching; leave" in refuse(*fit, "--refine", "--method", "nlls")
     assert "'least' is not one of" in refuse(*fit, "--method", "least")
     assert "0 is not in the range" in refuse(*fit, "--method", "nlls", "--fit-starts", "0")
     few = ("maps", "raw.h5", "b", "-o", "x", "--method", "nlls", "--rank", "2")

@@ -13,6 +13,7 @@ from crbsvd_plugin import footprint, toeplitz
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.footprint import GIB, IMPORTS, Problem, check
+from crbsvd_plugin.sums import batch_samples
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 # the paper's qMT scan: 160 x 150 x 120 voxels, 15 coefficients; thirty cycles of six patterns of 1142 readouts
@@ -43,22 +44,37 @@ def test_the_scan_of_the_paper_fits_into_14_gib() -> None:
     [
         {"shape": (121, 150, 160)}, {"n_readouts": 210_000}, {"n_samples": 321}, {"rank": 16}, {"real": False},
         {"n_threads": 3}, {"n_images": 2}, {"n_receivers": 9}, {"n_coils": 9}, {"solver": "admm"},
-        {"preconditioned": True}, {"misfit": True}, {"replicas": True},
+        {"preconditioned": True}, {"misfit": True}, {"replicas": True}, {"keeps": True}, {"cached": True},
     ],
 )  # fmt: skip
 def test_more_of_anything_takes_more(more: dict[str, object]) -> None:
-    stages = replace(PAPER, **more).stages()  # type: ignore[arg-type]
-    assert all(stages[name] >= size for name, size in PAPER.stages().items())
-    assert sum(stages.values()) > sum(PAPER.stages().values())
+    for base in (PAPER, replace(PAPER, waits=True)):
+        stages = replace(base, **more).stages()  # type: ignore[arg-type]
+        # blocks of readouts have a size, so that more coils are fewer readouts
+        assert all(stages[name] > 0.99 * size for name, size in base.stages().items())
+        assert sum(stages.values()) > sum(base.stages().values()) or (more.keys() == {"cached"} and base.waits)
 
 
-def test_samples_in_work_are_bounded_by_the_kernels() -> None:
-    """However long the scan: what grows with it is where its samples are, and they are let go of after that."""
-    longer = replace(PAPER, n_readouts=4 * PAPER.n_readouts)
-    grown = longer.stages()["kernels"] - PAPER.stages()["kernels"]
-    assert grown == 3 * PAPER.n_readouts * PAPER.n_samples * (3 + 1) * 4  # positions and weights
-    assert longer.stages()["iterations"] == PAPER.stages()["iterations"]
+def test_memory_does_not_grow_with_a_scan_of_which_nothing_is_kept() -> None:
+    """But for what tells its readouts apart, and where data must wait for their end."""
+    long, longer = (replace(PAPER, n_readouts=n * PAPER.n_readouts) for n in (4, 8))
+    for name, size in long.stages().items():
+        grown = longer.stages()[name] - size
+        assert grown == (4 * PAPER.n_readouts * 200 if name == footprint.READING else 0), name
+    for more in ("waits", "keeps"):
+        grown = replace(longer, **{more: True}).peak - replace(long, **{more: True}).peak
+        assert grown >= 4 * PAPER.n_readouts * PAPER.n_samples * 8 * 8
     assert toeplitz.chunk_bytes(PAPER.kernels) == PAPER.kernels // 16
+
+
+def test_sums_take_no_more_than_the_samples_they_replace() -> None:
+    """A scan that just waits for its end, and one that is a little longer."""
+    n_worth = batch_samples(PAPER.shape, PAPER.rank, PAPER.n_coils, real=True)
+    just, longer = (replace(PAPER, n_readouts=n // PAPER.n_samples) for n in (n_worth, n_worth + PAPER.n_samples))
+    sums = 8 * 15 * 160 * 150 * 120 * 8 + PAPER.kernels
+    samples = n_worth * (8 * 8 + 3 * 4)
+    assert sums <= samples < sums + 8 * 8 + 3 * 4
+    assert longer.stages()[footprint.READING] - just.stages()[footprint.READING] == pytest.approx(sums, rel=1e-3)
 
 
 def test_what_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,13 +96,13 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch: pytest.Monkey
 
 
 def test_what_is_kept_after_the_iterations_counts() -> None:
-    """Data, positions and weights stay; replicas hold sums, images, and data with noise beside those without."""
+    """Data and positions stay; replicas hold sums, images and noise."""
     told, asked = (replace(PAPER, misfit=True), replace(PAPER, replicas=True))
     n_samples = PAPER.n_readouts * PAPER.n_samples
     data, images = 8 * n_samples * 8, 15 * 160 * 150 * 120 * 8
     for problem in (told, asked):
         stages = problem.stages()
-        assert stages["iterations"] - PAPER.stages()["iterations"] == data + n_samples * (3 + 1) * 4
+        assert stages["iterations"] - PAPER.stages()["iterations"] == data + n_samples * 3 * 4
         assert stages["kernels"] - PAPER.stages()["kernels"] == data
     assert asked.stages()["replicas"] >= asked.stages()["iterations"] + 8 * images + images
     assert "replicas" not in told.stages()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
+from crbsvd_plugin import threads
 from crbsvd_plugin.dictionary import Dictionary
 from crbsvd_plugin.fit import matching
-from crbsvd_plugin.fit.matching import best_atoms, match
+from crbsvd_plugin.fit.index import build
+from crbsvd_plugin.fit.matching import match
+from crbsvd_plugin.fit.search import search
 from crbsvd_plugin.model import Parameter
 
 Freeze = Callable[..., np.ndarray]
@@ -34,31 +40,156 @@ def dictionary(rng: np.random.Generator, n_atoms: int, rank: int, kind: str, fre
 
 
 def scores(voxels: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Return |d^H c|^2 (V, B) in double precision, one product at a time."""
-    return np.abs(np.einsum("vk,bk->vb", voxels.astype(complex), atoms.astype(complex).conj())) ** 2
+    """Return |d^H c|^2 (V, B) in double precision, coefficients summed in their order."""
+    products = np.zeros((len(voxels), len(atoms)), complex)
+    for c, d in zip(voxels.astype(complex).T, atoms.astype(complex).T, strict=True):
+        products += c[:, None] * d.conj()
+    return products.real**2 + products.imag**2
+
+
+def check_best(voxels: np.ndarray, atoms: np.ndarray) -> None:
+    """The very atom of brute force in double precision, ties to the first."""
+    found = best_atoms(voxels, atoms)
+    assert found.dtype == np.intp
+    np.testing.assert_array_equal(found, scores(voxels, atoms).argmax(axis=1))
+
+
+def best_atoms(voxels: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    return search(voxels, build(atoms))
+
+
+def curve(rng: np.random.Generator, n_atoms: int, rank: int, kind: str) -> np.ndarray:
+    """Return atoms on a smooth surface of two parameters, as fingerprints are: what is pruned."""
+    r, w = rng.uniform(0, 1, (2, n_atoms, 1))
+    phases = numbers(rng, 3, rank, kind=kind)
+    atoms = phases[0] + np.sin(3 * r) * phases[1] + np.cos(2 * w + r) * phases[2]
+    if kind == "complex":
+        atoms *= np.exp(2j * np.pi * rng.random((n_atoms, 1)))  # a phase that differs from atom to atom changes nothing
+    return (atoms / np.linalg.norm(atoms, axis=1)[:, None]).astype(np.complex64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("n_voxels", "n_atoms", "rank"), [(1, 1, 1), (37, 1, 3), (1, 53, 3), (311, 9001, 5), (40, 4097, 2)]
+    ("n_voxels", "n_atoms", "rank"),
+    [(1, 1, 1), (37, 1, 3), (1, 53, 3), (311, 9001, 5), (40, 4097, 2), (65, 64, 4), (129, 4160, 7), (64, 65, 10)],
 )
 def test_best_atom_is_that_of_brute_force(
     rng: np.random.Generator, frozen: Freeze, kind: str, n_voxels: int, n_atoms: int, rank: int
 ) -> None:
+    """Atoms everywhere, of which hardly any can be left out, and on a surface; voxels far off it and near."""
     voxels = frozen(numbers(rng, n_voxels, rank))
-    atoms = dictionary(rng, n_atoms, rank, kind, frozen).coeff
-    found = best_atoms(voxels, atoms)
+    check_best(voxels, dictionary(rng, n_atoms, rank, kind, frozen).coeff)
+    atoms = frozen(curve(rng, n_atoms, rank, kind))
+    check_best(voxels, atoms)
+    # near the surface, with any phase and size
+    near = numbers(rng, n_voxels, 1) * atoms[rng.integers(0, n_atoms, n_voxels)] + 0.02 * numbers(rng, n_voxels, rank)
+    check_best(frozen(near.astype(np.complex64)), atoms)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_most_of_a_surface_is_not_looked_at(rng: np.random.Generator, kind: str) -> None:
+    """Whatever stands in the farther half of the leaves is not noticed, though it would be the best atom."""
+    atoms = curve(rng, 30_000, 5, kind)
+    voxels = (atoms[::500] + 0.002 * numbers(rng, 60, 5)).astype(np.complex64)
+    index = build(atoms)
+    centre = index.leaves[:, :-2].transpose(0, 2, 1).reshape(-1, index.leaves.shape[1] - 2)[: len(index.atoms)]
+    for voxel in voxels[:5]:
+        expected = search(voxel[None], index)[0]
+        c = voxel / np.linalg.norm(voxel)
+        p = (c * np.exp(-0.5j * np.angle(np.sum(c**2)))).real if kind != "complex" else c.view(np.float32)
+        q = np.zeros_like(p) if kind != "complex" else np.stack([c.imag, -c.real], 1).ravel()
+        width = centre.shape[1] - len(p)
+        closeness = (centre @ np.pad(p, (0, width))) ** 2 + (centre @ np.pad(q, (0, width))) ** 2
+        far = np.argsort(closeness)[: len(closeness) // 2]
+        far = far[far != 0]  # where the search begins
+        spoilt = index.atoms.copy()
+        spoilt[far] = 1e3
+        assert search(voxel[None], replace(index, atoms=spoilt))[0] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_atoms_that_are_the_same_line_tie(rng: np.random.Generator, frozen: Freeze, kind: str) -> None:
+    """The first of equal atoms, of opposite ones, and of those that i turns: their products round alike."""
+    some = curve(rng, 700, 5, kind)
+    turns = [1, -1, 1] if kind != "complex" else [1, -1, 1j, -1j]
+    atoms = frozen(np.concatenate([turn * some for turn in turns]).astype(np.complex64))
+    atoms = atoms[rng.permutation(len(atoms))]
+    voxels = frozen((some[::7] * 3 + 0.01 * numbers(rng, 100, 5)).astype(np.complex64))
+    check_best(voxels, atoms)
     exact = scores(voxels, atoms)
-    best = exact.max(axis=1)
-    got = np.take_along_axis(exact, found[:, None], axis=1)[:, 0]
-    # in single precision a product of K terms is off by K eps, its square by twice as much, at either of two atoms
-    tolerance = 4 * (rank + 1) * SINGLE
-    assert np.all(got >= best * (1 - tolerance))
-    # where nothing else comes as close, it is the very same atom
-    runner_up = np.partition(exact, -2, axis=1)[:, -2] if n_atoms > 1 else np.zeros(n_voxels)
-    clear = runner_up < best * (1 - tolerance)
-    assert clear.mean() > 0.9 or rank <= 2
-    np.testing.assert_array_equal(found[clear], exact.argmax(axis=1)[clear])
+    assert np.all(np.count_nonzero(exact == exact.max(axis=1)[:, None], axis=1) >= len(turns))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_and_extremes(rng: np.random.Generator, frozen: Freeze, kind: str) -> None:
+    atoms = curve(rng, 300, 3, kind)
+    atoms[[0, 7, 200]] = 0
+    voxels = numbers(rng, 80, 3)
+    voxels[3], voxels[9, :2] = 0, 0
+    check_best(frozen(voxels), frozen(atoms))
+    for size in (1e-30, 1e30):  # whose squares single precision does not hold
+        np.testing.assert_array_equal(
+            best_atoms((voxels * size).astype(np.complex64), atoms)[:3], best_atoms(voxels, atoms)[:3]
+        )
+    check_best(voxels, np.zeros((70, 3), np.complex64))
+    # at right angles to every atom
+    unit = 1 if kind == "real" else 1j
+    flat = (unit * np.tile(np.eye(2, 3), (50, 1))).astype(np.complex64)
+    check_best(np.array([[0, 0, 1], [0, 0, 1j]], np.complex64), flat)
+    assert best_atoms(np.full((2, 3), [np.nan, 0, np.inf], np.complex64), atoms).max() < len(atoms)
+    assert len(best_atoms(np.zeros((0, 3), np.complex64), atoms)) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_atoms_of_any_size_are_compared_as_they_are(rng: np.random.Generator, kind: str) -> None:
+    atoms = curve(rng, 1500, 4, kind) * rng.uniform(0.1, 3, (1500, 1)).astype(np.float32)
+    check_best(numbers(rng, 90, 4), atoms)
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 300), st.sampled_from(KINDS))
+def test_small_numbers_make_many_ties(seed: int, rank: int, n_atoms: int, kind: str) -> None:
+    """Small whole numbers: sums are exact, equal scores and zeros are the rule, whatever the order of the tree."""
+    rng = np.random.default_rng(seed)
+    unit = {"complex": 1 + 0j, "real": 1, "imaginary": 1j}[kind]
+    atoms = (unit * rng.integers(-1, 2, (n_atoms, rank))).astype(np.complex64)
+    if kind == "complex":
+        atoms += 1j * rng.integers(-1, 2, (n_atoms, rank)).astype(np.float32)
+    voxels = (rng.integers(-2, 3, (20, rank)) + 1j * rng.integers(-2, 3, (20, rank))).astype(np.complex64)
+    check_best(voxels, atoms)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_and_blocks_do_not_matter(rng: np.random.Generator, kind: str) -> None:
+    atoms, voxels = curve(rng, 20_000, 5, kind), numbers(rng, 500, 5)
+    index = build(atoms)
+    whole = search(voxels, index)
+    with threads.limit(1):
+        alone = build(atoms)
+        np.testing.assert_array_equal(search(voxels, alone), whole)
+    for name in ("atoms", "number", "leaves", "branches"):
+        assert getattr(alone, name).tobytes() == getattr(index, name).tobytes()
+    np.testing.assert_array_equal(np.concatenate([search(voxels[i : i + 77], index) for i in range(0, 500, 77)]), whole)
+    order = rng.permutation(500)
+    np.testing.assert_array_equal(search(voxels[order], index), whole[order])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_balls_hold_their_atoms(rng: np.random.Generator, kind: str) -> None:
+    atoms = curve(rng, 5000, 5, kind)
+    index = build(atoms)
+    assert sorted(index.number[index.number < 5000]) == list(range(5000))
+    # of leaves 64 atoms, of branches 64 leaves
+    for balls, size in ((index.leaves, 64), (index.branches, 64 * 64)):
+        for number in range(-(-5000 // size)):
+            members = index.number.ravel()[number * size : (number + 1) * size]
+            members = atoms[members[members < 5000]]
+            ball = balls[number // 64, :, number % 64].astype(float)
+            line = ball[:-2].copy().view(complex)[:5] if kind == "complex" else ball[:5]
+            cosines = np.abs(members.conj() @ line) / np.linalg.norm(members, axis=1)
+            # rounding of the stored radius
+            assert cosines.min() >= ball[-2] - SINGLE
+            assert cosines.min() <= ball[-2] + SINGLE
+            np.testing.assert_allclose(np.hypot(ball[-2], ball[-1]), 1, atol=2 * SINGLE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,20 +216,6 @@ def test_atoms_come_back_with_their_complex_scale(rng: np.random.Generator, froz
     assert [a.dtype for a in (found.theta, found.m0, found.edge, found.mask)] == [np.float32, np.complex64, bool, bool]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("blocks", [4096, 7])
-def test_ties_go_to_the_first(
-    rng: np.random.Generator, frozen: Freeze, monkeypatch: pytest.MonkeyPatch, kind: str, blocks: int
-) -> None:
-    """Atoms that are there several times, in one block and over blocks; powers of two, so that sums are exact."""
-    monkeypatch.setattr(matching, "_ATOMS", blocks)
-    unit = {"complex": 0.5 + 0.5j, "real": 1, "imaginary": 1j}[kind]
-    atoms = np.tile(unit * np.eye(4), (5, 1)).astype(np.complex64)
-    voxels = (numbers(rng, 4, 1) * unit * np.eye(4)).astype(np.complex64)
-    np.testing.assert_array_equal(best_atoms(frozen(voxels), frozen(atoms)), [0, 1, 2, 3])
-    assert best_atoms(np.zeros((1, 4), np.complex64), atoms)[0] == 0
-
-
 def test_blocks_of_voxels_and_progress(
     rng: np.random.Generator, frozen: Freeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +223,6 @@ def test_blocks_of_voxels_and_progress(
     coeff = frozen(numbers(rng, 3, 5, 9))
     whole = match(coeff, known, mask_level=0)
     monkeypatch.setattr(matching, "_VOXELS", 7)
-    monkeypatch.setattr(matching, "_ATOMS", 11)
     steps: list[int] = []
     parts = match(coeff, known, mask_level=0, progress=steps.append)
     assert steps == [7, 7, 7, 7, 7, 7, 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 
 import ismrmrd
 import numpy as np
@@ -14,7 +15,7 @@ from crbsvd_plugin.display import lookup_table
 from crbsvd_plugin.fit.result import Extra, Maps
 from crbsvd_plugin.geometry import Geometry
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.mrd_images import images_of
+from crbsvd_plugin.mrd_images import coefficient_images, images_of
 
 TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])  # orthonormal, all axes mixed
 PARAMETERS = (
@@ -105,3 +106,68 @@ def test_a_geometry_of_another_size_is_our_defect() -> None:
     maps, geometry = case((5, 7))
     with pytest.raises(ValueError, match="maps have shape"):
         images_of(maps, Geometry((5, 7, 1), geometry.voxel_size))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_whole_numbers(bits: int) -> None:
+    """Slope times number plus intercept is the value to half a slope; parameters have the slope of their range."""
+    maps, geometry = case((5, 7))
+    within = maps.theta * np.float32([[[1]], [[1]], [[0.1]]])  # of the range of each
+    maps = replace(maps, theta=np.where(maps.mask, within, np.nan).astype(np.float32))
+    single, whole = images_of(maps, geometry), images_of(maps, geometry, pixels="uint16", bits=bits)
+    for one, other in zip(single, map(travelled, whole), strict=True):
+        assert other.data.dtype == np.uint16
+        assert other.data.max() < 2**bits
+        slope, intercept = float(other.meta["RescaleSlope"]), float(other.meta["RescaleIntercept"])
+        np.testing.assert_allclose(other.data * slope + intercept, one.data, atol=(0.5 + 1e-6) * slope)
+        # Gadgetron's way: the pixel over the ratio, after the offset
+        ratio, offset = float(other.meta["GADGETRON_ScaleRatio"]), float(other.meta["GADGETRON_ScaleOffset"])
+        np.testing.assert_allclose((other.data - offset) / ratio, one.data, atol=(0.5 + 1e-6) * slope)
+        assert other.meta["WindowCenter"] == one.meta["WindowCenter"]
+    t1, *_, edges, _ = whole
+    assert float(t1.meta["RescaleSlope"]) == pytest.approx(6.0 / (2**bits - 1))
+    assert not t1.data.reshape(5, 7)[~maps.mask].any()
+    assert len(np.unique(edges.data)) == 2
+
+
+def test_whole_numbers_clip_what_is_beyond_the_range() -> None:
+    maps, geometry = case((5, 7))
+    theta = maps.theta.copy()
+    theta[0] = 60.0
+    (t1, *_) = images_of(replace(maps, theta=theta), geometry, pixels="uint16")
+    assert set(np.unique(t1.data)) == {0, 4095}
+
+
+def test_an_empty_map_as_whole_numbers() -> None:
+    maps, geometry = case((5, 7))
+    nothing = replace(maps, mask=np.zeros((5, 7), bool))
+    assert not any(image.data.any() for image in images_of(nothing, geometry, pixels="uint16")[:3])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 8)])
+def test_coefficients_are_a_complex_series(shape: tuple[int, ...]) -> None:
+    _, geometry = case(shape)
+    rng = np.random.default_rng(2)
+    coeff = (rng.normal(size=(4, *shape)) + 1j * rng.normal(size=(4, *shape))).astype(np.complex64)
+    head = readout(np.ones((1, 4)), acquisition_time_stamp=77).getHead()
+    options = {"series": 9, "digest": "d1g", "sigma": 0.25, "acquisition": head, "key": {"slice": 2}, "index": 3}
+    images = [travelled(image) for image in coefficient_images(coeff, geometry, **options)]
+    assert [(image.image_series_index, image.contrast, image.slice) for image in images] == [
+        (9, k, 2) for k in range(4)
+    ]
+    assert [image.image_index for image in images] == [9, 10, 11, 12]
+    for k, image in enumerate(images):
+        np.testing.assert_array_equal(image.data.reshape(shape), coeff[k])
+        assert (image.image_type, image.acquisition_time_stamp) == (ismrmrd.IMTYPE_COMPLEX, 77)
+        assert (image.meta["BasisDigest"], float(image.meta["CoefficientSigma"])) == ("d1g", 0.25)
+        np.testing.assert_allclose(image.position[:], geometry.position, rtol=1e-6)
+
+
+def test_words_of_gadgetron_and_fire() -> None:
+    maps, geometry = case((5, 7))
+    t1, r2, *_ = (travelled(image).meta for image in images_of(maps, geometry))
+    assert t1["GADGETRON_DataRole"] == "T1MAP"
+    assert "GADGETRON_DataRole" not in r2
+    assert t1["ImageComment"] == t1["ImageComments"] == t1["GADGETRON_ImageComment"]
+    assert t1["GADGETRON_WindowCenter"] == t1["WindowCenter"]
+    assert t1["GADGETRON_ColorMap"] == "lipari.pal"

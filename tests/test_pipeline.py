@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mrd_stream import header, readout, spokes
 
-from crbsvd_plugin import bart, coils, group, mrd, run
+from crbsvd_plugin import bart, coils, equations, mrd, run
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.dictionary import Dictionary
@@ -193,7 +193,7 @@ def test_whitened_data_have_unit_noise_whatever_the_dwell_times(
         seen.append(ksp)
         return np.zeros(operator.coeff_shape, np.complex64)
 
-    monkeypatch.setattr(group, "reconstruct", spy)
+    monkeypatch.setattr(equations, "reconstruct", spy)
     told = head()
     told.acquisitionSystemInformation.relativeReceiverNoiseBandwidth = bandwidth
     list(reconstruct_stream(told, items, Config(basis=basis, fit=False, backend="sigpy")))
@@ -273,7 +273,7 @@ def test_the_penalty_of_a_config_reaches_the_solver_and_the_sidecar(
         seen.append(options)
         return solve(normal, right, **options)
 
-    monkeypatch.setattr(group, "solve", spy)
+    monkeypatch.setattr(equations, "solve", spy)
     config = run.config(basis=basis, fit=False, **chosen)
     stages: list[tuple[str, int, int]] = []
     found = list(reconstruct_stream(head(), scan(rng, n_slices=1), config, report=lambda *step: stages.append(step)))

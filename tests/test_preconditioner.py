@@ -49,7 +49,7 @@ def test_it_is_the_inverse_of_the_nearest_circulant_matrix(
     coeff = random(rng, frozen, operator.coeff_shape, np.complex128)
     expected = np.einsum("fx,fkl,fy,ly->kx", fourier.conj(), inverse, fourier, coeff.reshape(rank, -1), optimize=True)
     condition = (lam + _FLOOR * largest + largest) / (lam + _FLOOR * largest)
-    found = Circulant(operator, lam)(coeff)
+    found = Circulant(operator.toeplitz, operator.sens, lam)(coeff)
     assert error(found.reshape(rank, -1), expected) < 50 * EPS[np.complex128] * rank * condition
 
 
@@ -57,7 +57,7 @@ def test_it_is_the_inverse_of_the_nearest_circulant_matrix(
 @pytest.mark.parametrize("real", [True, False])
 def test_it_is_hermitian_and_positive(rng: np.random.Generator, frozen: Freeze, real: bool, dtype: Any) -> None:
     operator = make(arrays("odd and unequal", rng, frozen, real=real), dtype)
-    precondition = Circulant(operator, 0.0)
+    precondition = Circulant(operator.toeplitz, operator.sens, 0.0)
     coeff = random(rng, frozen, operator.coeff_shape, dtype)
     assert precondition(coeff).dtype == dtype
     # products of a condition of at most 1 / floor

@@ -10,30 +10,36 @@ import numpy as np
 import pytest
 from mrd_stream import header, readout, spokes
 
+from crbsvd_plugin.arrival import Arrivals
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.readouts import Scan, collect, is_imaging
+from crbsvd_plugin.readouts import Group, is_imaging
 from crbsvd_plugin.roles import Roles
 from crbsvd_plugin.trajectory import UNITS, radial
 
 T, N = 5, 8
 
 
-def sorted_out(items: Any, head: Any = None, *, n_frames: int = T, units: str = "cycles/fov", **roles: Any) -> Scan:
+def sorted_out(
+    items: Any, head: Any = None, *, n_frames: int = T, units: str = "cycles/fov", **roles: Any
+) -> list[Group]:
+    """Return the images of a stream, each with all of its readouts."""
     chosen = Roles.named(roles.get("frame", "contrast"), roles.get("shots"), roles.get("groups"))
-    return collect(head or header((N, N, 1), T), items, n_frames=n_frames, roles=chosen, traj_units=units)
+    arrivals = Arrivals(head or header((N, N, 1), T), n_frames=n_frames, roles=chosen, traj_units=units)
+    found = list(arrivals.sorted(items))
+    assert all(arrival.complete for arrival in found)
+    return [group for arrival in found for group in arrival.box]
 
 
 def test_one_group_is_the_stack_of_its_readouts(rng: np.random.Generator) -> None:
     items = spokes(rng, T, N, n_shots=3)
-    scan = sorted_out(iter(items))
-    (group,) = scan.groups
+    (group,) = sorted_out(iter(items))
     np.testing.assert_array_equal(group.ksp, np.stack([item.data for item in items], axis=1))
     assert group.ksp.dtype == np.complex64
     np.testing.assert_allclose(group.traj, radial(3 * T, N), atol=1e-6)  # y, x again, to float32
     np.testing.assert_array_equal(group.frame, np.tile(np.arange(T), 3))
     assert group.key == {"slice": 0, "set": 0, "phase": 0}
     assert group.shape == (N, N)
-    assert (scan.noise, scan.noise_dwell, scan.dwell) == (None, 0.0, 5.0)
+    assert group.dwell == 5.0
 
 
 def test_shots_are_summed_and_groups_are_apart(rng: np.random.Generator) -> None:
@@ -43,12 +49,12 @@ def test_shots_are_summed_and_groups_are_apart(rng: np.random.Generator) -> None
         for item in spokes(rng, T, N, n_shots=2, slice=number, position=(0, 0, 10.0 * number))
     ]
     scan = sorted_out(items)
-    assert [group.key["slice"] for group in scan.groups] == [0, 1]
-    assert [group.geometry.position[2] for group in scan.groups] == [0, 10]
-    assert [group.ksp.shape[1] for group in scan.groups] == [2 * T, 2 * T]
+    assert [group.key["slice"] for group in scan] == [0, 1]
+    assert [group.geometry.position[2] for group in scan] == [0, 10]
+    assert [group.ksp.shape[1] for group in scan] == [2 * T, 2 * T]
     apart = sorted_out(items, groups=["slice", "repetition"])
-    assert [tuple(group.key.values()) for group in apart.groups] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    np.testing.assert_array_equal(apart.groups[3].ksp, scan.groups[1].ksp[:, T:])
+    assert [tuple(group.key.values()) for group in apart] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    np.testing.assert_array_equal(apart[3].ksp, scan[1].ksp[:, T:])
 
 
 def test_another_counter_can_be_the_frame(rng: np.random.Generator) -> None:
@@ -56,7 +62,7 @@ def test_another_counter_can_be_the_frame(rng: np.random.Generator) -> None:
     for item in items:
         item.idx.kspace_encode_step_1, item.idx.contrast = item.idx.contrast, 0
     told = header((N, N, 1), 1, kspace_encoding_step_1=T - 1)
-    (group,) = sorted_out(items, told, frame="kspace_encode_step_1").groups
+    (group,) = sorted_out(items, told, frame="kspace_encode_step_1")
     np.testing.assert_array_equal(group.frame, np.arange(T))
 
 
@@ -64,7 +70,7 @@ def test_the_order_of_the_readouts_does_not_matter(rng: np.random.Generator) -> 
     items = spokes(rng, T, N, n_shots=2) + spokes(rng, T, N, slice=1)
     straight = sorted_out(items)
     shuffled = sorted_out([items[i] for i in rng.permutation(len(items))])
-    for one, other in zip(straight.groups, shuffled.groups, strict=True):
+    for one, other in zip(straight, shuffled, strict=True):
         # a readout is known by its first sample
         order = [int(np.flatnonzero(other.ksp[0, :, 0] == first)[0]) for first in one.ksp[0, :, 0]]
         np.testing.assert_array_equal(other.ksp[:, order], one.ksp)
@@ -76,17 +82,17 @@ def test_readouts_know_when_they_were_recorded(rng: np.random.Generator) -> None
     """By time stamp; in the order of the scan within a tick, and where there is none, or it goes back at midnight."""
     items = spokes(rng, T, N, n_shots=2)
     count = np.arange(2 * T)
-    np.testing.assert_array_equal(sorted_out(items).groups[0].time, count)
+    np.testing.assert_array_equal(sorted_out(items)[0].time, count)
     stamps = 7 + count // 2 + 5 * (count >= T)
     for item, stamp in zip(items, stamps, strict=True):
         item.acquisition_time_stamp = int(stamp)
-    (group,) = sorted_out(items).groups
+    (group,) = sorted_out(items)
     np.testing.assert_array_equal(np.floor(group.time), stamps)
     assert (np.diff(group.time) > 0).all()
     order = rng.permutation(2 * T)
-    np.testing.assert_array_equal(sorted_out([items[i] for i in order]).groups[0].time, group.time[order])
+    np.testing.assert_array_equal(sorted_out([items[i] for i in order])[0].time, group.time[order])
     items[-1].acquisition_time_stamp = 0
-    np.testing.assert_array_equal(sorted_out(items).groups[0].time, count)
+    np.testing.assert_array_equal(sorted_out(items)[0].time, count)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_readouts_that_are_no_part_of_the_image_are_left_out(rng: np.random.Gene
     items = spokes(rng, T, N)
     other = readout(np.full((2, 3), np.nan), flag=flag, contrast=99)
     assert not is_imaging(other)
-    assert sorted_out([other, *items, other]).groups[0].ksp.shape[1] == T
+    assert sorted_out([other, *items, other])[0].ksp.shape[1] == T
 
 
 @pytest.mark.parametrize(
@@ -112,16 +118,7 @@ def test_readouts_that_are_no_part_of_the_image_are_left_out(rng: np.random.Gene
 def test_other_flags_leave_a_readout_in_the_image(rng: np.random.Generator, flag: int) -> None:
     items = spokes(rng, T, N)
     items[2].set_flag(flag)
-    assert sorted_out(items).groups[0].ksp.shape[1] == T
-
-
-def test_noise_is_gathered(rng: np.random.Generator) -> None:
-    flag = ismrmrd.ACQ_IS_NOISE_MEASUREMENT
-    noise = [readout(rng.standard_normal((2, n)), flag=flag, sample_time_us=2.5, contrast=77) for n in (30, 7)]
-    scan = sorted_out([noise[0], *spokes(rng, T, N), noise[1]])
-    assert scan.noise is not None
-    np.testing.assert_array_equal(scan.noise, np.concatenate([item.data for item in noise], axis=1))
-    assert (scan.noise_dwell, scan.dwell) == (2.5, 5.0)
+    assert sorted_out(items)[0].ksp.shape[1] == T
 
 
 def test_samples_to_discard_are_left_out(rng: np.random.Generator) -> None:
@@ -129,7 +126,7 @@ def test_samples_to_discard_are_left_out(rng: np.random.Generator) -> None:
     for item in items:
         item.discard_pre, item.discard_post = 3, 2
         item.data[:, :3], item.data[:, -2:] = np.nan, np.nan
-    (group,) = sorted_out(items).groups
+    (group,) = sorted_out(items)
     assert group.ksp.shape == (2, T, 2 * N - 5)
     np.testing.assert_allclose(group.traj, radial(T, N)[:, 3:-2], atol=1e-6)
 
@@ -141,7 +138,7 @@ def test_units_are_those_of_the_header_s_image(rng: np.random.Generator, units: 
     scale = {"cycles/fov": 1, "cycles/pixel": 1 / shape, "rad/pixel": 2 * np.pi / shape}
     scale |= {"1/m": 1 / (shape * voxel), "rad/m": 2 * np.pi / (shape * voxel)}
     items = [readout(rng.standard_normal((2, 9)), traj[i] * scale[units], contrast=i) for i in range(T)]
-    (group,) = sorted_out(items, header((8, 6, 4), T), units=units).groups
+    (group,) = sorted_out(items, header((8, 6, 4), T), units=units)
     np.testing.assert_allclose(group.traj, traj[..., ::-1], atol=1e-6)
     assert group.weights is None
 
@@ -150,8 +147,8 @@ def test_samples_beyond_the_edge_of_k_space_have_no_weight(
     rng: np.random.Generator, caplog: pytest.LogCaptureFixture
 ) -> None:
     items = spokes(rng, T, N)
-    assert sorted_out(items).groups[0].weights is None
-    (group,) = sorted_out(items, header((4, N, 1), T)).groups
+    assert sorted_out(items)[0].weights is None
+    (group,) = sorted_out(items, header((4, N, 1), T))
     traj = radial(T, N)
     assert group.weights is not None
     np.testing.assert_array_equal(group.weights, np.abs(traj[..., 1]) <= 1.02 * 2)
@@ -163,7 +160,7 @@ def test_a_volume_takes_three_columns(rng: np.random.Generator) -> None:
     shape = (8, 6, 4)  # x, y, z
     traj = rng.uniform(-0.5, 0.5, (T, 9, 3)) * shape
     items = [readout(rng.standard_normal((2, 9)), traj[i], contrast=i) for i in range(T)]
-    (group,) = sorted_out(items, header(shape, T)).groups
+    (group,) = sorted_out(items, header(shape, T))
     assert group.shape == (4, 6, 8)
     np.testing.assert_allclose(group.traj, traj[..., ::-1], atol=1e-6)
 
@@ -171,7 +168,7 @@ def test_a_volume_takes_three_columns(rng: np.random.Generator) -> None:
 def test_a_third_column_of_zeros_is_no_dimension(rng: np.random.Generator) -> None:
     items = spokes(rng, T, N)
     three = [readout(i.data, np.pad(i.traj, ((0, 0), (0, 1))), contrast=i.idx.contrast) for i in items]
-    np.testing.assert_array_equal(sorted_out(three).groups[0].traj, sorted_out(items).groups[0].traj)
+    np.testing.assert_array_equal(sorted_out(three)[0].traj, sorted_out(items)[0].traj)
 
 
 def test_missing_last_frames_are_a_warning_where_the_header_is_silent(
@@ -232,13 +229,13 @@ SPOKE = np.ones((2, 2 * N))
         (_step_2, {"shots": ["repetition"]}, r"'kspace_encode_step_2' takes 2 values .*no role: name it among"),
         (_nan, {}, r"hold 3 non-finite samples, the first in readout 3, coil 0, sample 9: leave"),
         (lambda items: _noise(items, 3), {}, r"readouts have \[2, 3\] coils, noise scan included"),
-        (lambda items: _noise(items, 2, 3), {}, r"noise readouts have \[2, 3\] coils, expected the same"),
+        (lambda items: _noise(items, 2, 3), {}, r"readouts have \[2, 3\] coils, noise scan included"),
         (lambda items: _changed(items, SPOKE, None), {}, r"readout 4 has no trajectory \(and 1 of 5 readouts\)"),
         (
             lambda items: _changed(items, SPOKE[:, 1:], radial(1, N)[0, 1:]), {},
             r"readouts of one image have \[\(2, 15\), \(2, 16\)\] coils and samples",
         ),
-        (lambda items: _changed(items, np.ones((3, 2 * N)), radial(1, N)[0]), {}, r"\[\(2, 16\), \(3, 16\)\] coils"),
+        (lambda items: _changed(items, np.ones((3, 2 * N)), radial(1, N)[0]), {}, r"readouts have \[2, 3\] coils"),
         (
             lambda items: _changed(items, SPOKE, np.ones((2 * N, 3))), {},
             r"trajectories of one image have \[2, 3\] dimensions",

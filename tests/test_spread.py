@@ -22,11 +22,11 @@ from test_cluster_scheduler import small
 from test_matching import KINDS, Freeze, dictionary, numbers
 from test_pipeline import head, scan, silent, write_basis
 
-from crbsvd_plugin import group, mrd, pipeline, run, threads
+from crbsvd_plugin import equations, group, mrd, pipeline, run, threads
 from crbsvd_plugin.cluster import Pool, connect
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.errors import UserError
-from crbsvd_plugin.fit import fitter, matching, nlls
+from crbsvd_plugin.fit import fitter, matching, nlls, search
 from crbsvd_plugin.fit.matching import match
 from crbsvd_plugin.fit.result import Maps
 from crbsvd_plugin.group import Reconstruction
@@ -67,7 +67,7 @@ def there(
 ) -> list[Reconstruction]:
     """On workers; they load what this process is kept from calling."""
     with monkeypatch.context() as patch:
-        for module, name in ((group, "calibrated"), (group, "solve"), (fitter, "match")):
+        for module, name in ((group, "finished"), (equations, "solve"), (fitter, "match")):
             patch.delattr(module, name)
         return list(reconstruct_stream(head(), items, config, pool=pool, **options))
 
@@ -245,9 +245,10 @@ def test_voxels_on_workers_find_the_same_atoms(
     coeff = numbers(rng, 3, 17, 21, 23)
     coeff[:, :2], coeff[0, 5, 5, 5] = 0, np.nan
     done: list[int] = []
-    expected = match(frozen(coeff), atoms)
+    expected = match(frozen(coeff), atoms)  # in one block
+    monkeypatch.setattr(matching, "_VOXELS", 2048)
     with monkeypatch.context() as patch:
-        patch.setattr(matching, "_real_atoms", None)  # what is done here
+        patch.setattr(search, "_search", None)  # what is done here
         found = match(frozen(coeff), atoms, pool=pool, progress=done.append)
     check_maps(found, expected)
     assert done == [2048] * (expected.mask.sum() // 2048) + [expected.mask.sum() % 2048]

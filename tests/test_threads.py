@@ -104,7 +104,7 @@ def test_kept_code_is_stale_when_a_part_has_changed(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("CRBSVD_CACHE", str(tmp_path / "cache"))
     head = "from crbsvd_plugin.jit import kernel\n"
     whole = f"{head}from a_part import add\n@kernel(parts=['a_part'])\ndef f(x): return add(x)"
-    part = f"{head}@kernel(expand=True)\ndef add(x): return x + "
+    part = f"{head}@kernel(inline=True)\ndef add(x): return x + "
     (tmp_path / "a_whole.py").write_text(whole)
     found = []
     for number in (1, 2, 2, 1):

@@ -27,6 +27,8 @@ VERBS = {
     "recon": "Reconstruct coefficient images from raw data.",
     "fit": "Fit maps to coefficient images.",
     "maps": "Reconstruct raw data and fit maps: the main job.",
+    "serve": "Reconstruct what scanners send, as they scan (FIRE, Gadgetron).",
+    "stream": "Reconstruct a stream on standard input; the maps go to standard output.",
     "roi": "Print statistics of maps in the regions of a mask.",
     "demo": "Go the whole way on a phantom, with the errors against the truth.",
 }

@@ -23,6 +23,8 @@ from . import common
     "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
 )
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
+@click.option("--derivatives", is_flag=True, help="Keep derivatives in the dictionary, for fits with --refine.")
+@click.option("--perk", is_flag=True, help="Train a kernel regression on the dictionary, for fits with --method perk.")
 @click.option(
     "--max-energy-loss",
     type=float,
@@ -42,6 +44,8 @@ def command(
     rank: int | None,
     crb_weight: float,
     atoms: str,
+    derivatives: bool,
+    perk: bool,
     max_energy_loss: float,
     training: dict[str, Any],
     dry_run: bool,
@@ -50,13 +54,14 @@ def command(
     """Make the CRB-SVD basis of SPEC, a built-in model (mrf-fisp, qmt-hsfp) or a TOML file.
 
     Written for BART as NAME.cfl with dims 1 1 1 1 1 T K, with its provenance in NAME.json and
-    the dictionary to match with in NAME.h5.
+    the dictionary to match with in NAME.h5, and with --perk a trained regression in NAME.perk.h5.
     """
     from .. import bundle
 
     request = bundle.Request(
-        spec=spec, rank=rank, crb_weight=crb_weight, atoms=atoms, max_energy_loss=max_energy_loss, **training
-    )
+        spec=spec, rank=rank, crb_weight=crb_weight, atoms=atoms, derivatives=derivatives, perk=perk,
+        max_energy_loss=max_energy_loss, **training,
+    )  # fmt: skip
     plan = bundle.plan(request, output, force=force)
     if dry_run:
         click.echo(plan.estimate())

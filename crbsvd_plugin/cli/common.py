@@ -61,14 +61,18 @@ def misfit(*, default: bool) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+THREADS = click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+
+
 def verb(function: F) -> Callable[..., Any]:
     """Give a verb the options that all have: --threads and -v."""
 
-    @click.option("--threads", "n_threads", type=int, help="Number of threads; all cores if not given.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @THREADS
+    @VERBOSE
     @functools.wraps(function)
     def wrapped(*, n_threads: int | None, verbose: bool, **options: Any) -> Any:
-        with _log_to_stderr(verbose), threads.limit(n_threads):
+        with log_to_stderr(verbose), threads.limit(n_threads):
             return function(**options)
 
     return wrapped
@@ -85,8 +89,12 @@ _FITTING = {
         help="Fit no voxels below this share of the signal.",
     ),
     "method": click.option(
-        "--method", type=click.Choice(["matching", "nlls"]), default="matching", show_default=True,
-        help="The best atom of the dictionary, or nonlinear least squares from there.",
+        "--method", type=click.Choice(["matching", "nlls", "perk"]), default="matching", show_default=True,
+        help="The best atom of the dictionary, nonlinear least squares from there, or the regression of basis --perk.",
+    ),
+    "refine": click.option(
+        "--refine", is_flag=True,
+        help="matching: take a Gauss-Newton step off the grid of the dictionary, if it has derivatives.",
     ),
     "fit_starts": click.option(
         "--fit-starts", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -114,6 +122,11 @@ _READING = {
     "frame": click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
     "shots": click.option("--shots", callback=_names, help="Counters to sum over, with commas; else the usual ones."),
     "groups": click.option("--groups", callback=_names, help="Counters of separate images; else the usual ones."),
+    "ends": click.option(
+        "--ends", callback=_names, default="", metavar="WHAT",
+        help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
+        "the measurement, slice, repetition, ..., or next: another image begins.",
+    ),
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
     ),
@@ -315,7 +328,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _log_to_stderr(verbose: bool) -> Iterator[None]:
+def log_to_stderr(verbose: bool) -> Iterator[None]:
     """Show what the package logs, as long as the verb runs."""
     logger = logging.getLogger("crbsvd_plugin")
     before = logger.level

@@ -54,6 +54,7 @@ def match_fixed(
     *,
     known: Mapping[str, NDArray[np.float64]],
     mask_level: float = 0.05,
+    refine: bool = False,
     progress: Callable[[int], object] | None = None,
     pool: Pool | None = None,
 ) -> Maps:
@@ -61,7 +62,7 @@ def match_fixed(
 
     Parameters
     ----------
-    coeff, dictionary, mask_level, progress, pool
+    coeff, dictionary, mask_level, refine, progress, pool
         As for `matching.match`.
     known : mapping of parameter name to array (*X)
         What is known, SI units; voxels where any of it is NaN are not fitted.
@@ -94,16 +95,16 @@ def match_fixed(
         here, atoms = slab == number, belongs == number
         if not atoms.any():
             raise UserError(f"the dictionary has a grid of {names}, but not all of their combinations")
-        found = match(coeff[:, here], _part(inner, atoms), mask_level=0, progress=progress, pool=pool)
+        found = match(coeff[:, here], _part(inner, atoms), mask_level=0, refine=refine, progress=progress, pool=pool)
         theta[:, here], m0[here], edge[here] = found.theta, found.m0, found.edge
-    return Maps(dictionary.parameters, theta, m0, edge | (mask & beyond(dictionary, known)), mask)
+    return Maps(dictionary.parameters, theta, m0, edge | (mask & beyond(grids, known)), mask)
 
 
-def beyond(dictionary: Dictionary, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """Return where known values lie more than half a step beyond the outermost slab of the dictionary."""
+def beyond(grids: Mapping[str, NDArray[np.float64]], known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Return where known values lie more than half a step beyond the outermost of their `slabs`."""
     outside = []
     for name, values in known.items():
-        grid = slabs(dictionary, name)
+        grid = grids[name]
         first, last = grid[0] - (grid[1] - grid[0]) / 2, grid[-1] + (grid[-1] - grid[-2]) / 2
         outside.append((values < first) | (values > last))
     return np.asarray(np.any(outside, axis=0))

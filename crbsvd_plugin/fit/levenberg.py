@@ -92,7 +92,7 @@ def steps(u: Any, grad: Any, hess: Any, damping: Any, low: Any, high: Any, step:
         predicted[b] = decrease
 
 
-@kernel(inline=True)
+@kernel()
 def _solve(hess: Any, grad: Any, damping: float, floor: float, moving: Any, chosen: Any) -> None:
     """Solve for the moving entries of `chosen` by Cholesky, the others being given."""
     p = len(grad)

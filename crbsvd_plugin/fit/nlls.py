@@ -16,6 +16,7 @@ import numpy as np
 from ..cluster import Pool
 from ..errors import UserError
 from . import levenberg
+from .blocks import in_blocks
 from .forward import CompressedModel
 from .result import Maps
 
@@ -137,20 +138,17 @@ def fit(
 
     # cut before the cast: a volume is larger in double precision
     voxels = coeff.reshape(len(coeff), -1).T[chosen]
-    blocks = ((voxels[at : at + _VOXELS], starts[:, at : at + _VOXELS]) for at in range(0, len(chosen), _VOXELS))
     one = partial(_fit_block, forward=forward, limits=limits, stopping=stopping or Stopping())
     theta = np.zeros((len(box.parameters), start.mask.size), np.float32)
     m0, residual = np.zeros(start.mask.size, np.complex64), np.zeros(start.mask.size, np.float32)
     edge, converged = np.zeros((2, start.mask.size), bool)
-    done = 0
-    for found in (pool or Pool()).map(one, blocks):
-        at = chosen[done : done + len(found.u)]
+    for part, found in in_blocks(
+        one, lambda part: (voxels[part], starts[:, part]), len(chosen), size=_VOXELS, progress=progress, pool=pool
+    ):
+        at = chosen[part]
         theta[:, at] = box.theta(found.u).T
         m0[at], residual[at], converged[at] = found.m0, np.sqrt(2 * found.cost), found.converged
         edge[at] = np.any(moving & ((found.u <= limits[0]) | (found.u >= limits[1])), axis=1)
-        done += len(at)
-        if progress is not None:
-            progress(len(at))
     return Maps(
         box.parameters, theta.reshape(-1, *shape), m0.reshape(shape), edge.reshape(shape), start.mask,
         converged.reshape(shape), residual.reshape(shape),

@@ -132,14 +132,14 @@ def spread(
             part, at = voxels[start : start + _VOXELS], atom.reshape(-1)[start : start + _VOXELS]
             matrix = noise.at(part, shape, rank)
             with np.errstate(divide="ignore", invalid="ignore"):
-                deviation = np.where(norm[at] > 0, np.sqrt(_variances(unit[at], matrix)) / norm[at], np.inf)
+                deviation = np.where(norm[at] > 0, np.sqrt(variances(unit[at], matrix)) / norm[at], np.inf)
                 theta[:, part] = (deviation[:, :-1] / np.abs(scale[part])[:, None]).T
             m0[part] = deviation[:, -1]
             voxel = flat[:, part].T
             left = np.linalg.norm(voxel - scale[part][:, None] * signal[at], axis=1)
             residual[part] = left / np.linalg.norm(voxel, axis=1)
             whole = 2 * np.trace(matrix, axis1=1, axis2=2).real
-            expected = whole - _variances(span[at], matrix).sum(axis=1)
+            expected = whole - variances(span[at], matrix).sum(axis=1)
             # with as many unknowns as numbers, what remains is rounding
             remains = expected > crb.DEPENDENT * whole
             chi2[part] = np.where(remains, left**2 / np.where(remains, expected, 1), np.nan)
@@ -166,7 +166,7 @@ def _directions(
     return found.unit, found.norm, right[..., :rank] + 1j * right[..., rank:]
 
 
-def _variances(vectors: NDArray[np.complex128], matrix: NDArray[np.complex128]) -> NDArray[np.float64]:
+def variances(vectors: NDArray[np.complex128], matrix: NDArray[np.complex128]) -> NDArray[np.float64]:
     """Return v^H C v (V, I) of vectors (V, I, K) and C (V, K, K): the variance of Re(v^H n)."""
     applied = np.einsum("vkl,vil->vik", matrix, vectors)
     return np.maximum(np.einsum("vik,vik->vi", vectors.conj(), applied).real, 0)

@@ -13,8 +13,10 @@ import numpy as np
 
 from ..cluster import Pool
 from ..dictionary import Dictionary
+from .blocks import in_blocks
 from .box import Box
-from .matching import best_atoms
+from .index import Index, build
+from .search import search
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,15 +52,14 @@ def distinct_starts(
     places = np.minimum((u + 1) / 2 * _CELLS, _CELLS - 1).astype(np.intp)
     cells, belongs = np.unique(places, axis=0, return_inverse=True)
     members = [np.flatnonzero(belongs.ravel() == i) for i in range(len(cells))]
+    indices = [build(dictionary.coeff[some]) for some in members]
     touching = np.abs(cells[:, None] - cells).max(axis=-1) <= 1
     chosen = np.flatnonzero(mask)
     voxels = coeff.reshape(len(coeff), -1).T[chosen].astype(np.complex64)
-    blocks = (voxels[start : start + _VOXELS] for start in range(0, len(chosen), _VOXELS))
-    one = partial(_best, atoms=dictionary.coeff, members=members, touching=touching, n_starts=n_starts)
+    one = partial(_best, atoms=dictionary.coeff, members=members, indices=indices, touching=touching, n_starts=n_starts)
     found = np.zeros((n_starts, len(dictionary.parameters), mask.size))
-    best = [*(pool or Pool()).map(one, blocks)]
-    if best:
-        found[..., chosen] = np.moveaxis(dictionary.theta[np.concatenate(best, axis=1)], -1, 1)
+    for part, best in in_blocks(one, voxels.__getitem__, len(chosen), size=_VOXELS, pool=pool):
+        found[..., chosen[part]] = np.moveaxis(dictionary.theta[best], -1, 1)
     return found.reshape(*found.shape[:2], *mask.shape)
 
 
@@ -67,11 +68,12 @@ def _best(
     *,
     atoms: NDArray[np.complex64],
     members: list[NDArray[np.intp]],
+    indices: list[Index],
     touching: NDArray[np.bool_],
     n_starts: int,
 ) -> NDArray[np.intp]:
-    """Return the atoms (S, V) of voxels (V, K)."""
-    champions = np.stack([some[best_atoms(voxels, atoms[some])] for some in members], axis=1)  # (V, cells)
+    """Return the atoms (S, V) of voxels (V, K), from the best one (V, cells) in each cell."""
+    champions = np.stack([some[search(voxels, index)] for some, index in zip(members, indices, strict=True)], axis=1)
     score = np.abs(np.einsum("vck,vk->vc", atoms[champions].conj(), voxels))
     rows = np.arange(len(voxels))
     taken: list[NDArray[np.intp]] = []

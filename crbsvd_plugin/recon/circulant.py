@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import threads
-from ..encoding import SubspaceOperator
 from ..mixing import mix
+from ..toeplitz import Toeplitz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +31,10 @@ class Circulant:
 
     Parameters
     ----------
-    operator : SubspaceOperator
-        Its kernel and coils.
+    toeplitz : Toeplitz
+        The convolution T.
+    sens : complex array (C, *X)
+        Coil sensitivities.
     lam : float
         Weight of the penalty 1/2 ||c||^2.
 
@@ -41,12 +43,12 @@ class Circulant:
     Memory: K^2 complex numbers for every voxel, and the images. A product costs an FFT of K images there and back.
     """
 
-    def __init__(self, operator: SubspaceOperator, lam: float):
-        self.shape = operator.shape
-        parts, rank = operator.toeplitz.parts, operator.rank
-        seen = float(np.mean(np.sum(np.abs(operator.sens) ** 2, axis=0), dtype=np.float64))
+    def __init__(self, toeplitz: Toeplitz, sens: NDArray[Any], lam: float):
+        self.shape = toeplitz.shape
+        parts, rank = toeplitz.parts, toeplitz.rank
+        seen = float(np.mean(np.sum(np.abs(sens) ** 2, axis=0), dtype=np.float64))
         rows, columns = np.triu_indices(rank)
-        matrix = np.empty((*self.shape, rank, rank), operator.dtype if len(parts) == 2 else parts.dtype)
+        matrix = np.empty((*self.shape, rank, rank), sens.dtype if len(parts) == 2 else parts.dtype)
         for i, (k, other) in enumerate(zip(rows, columns, strict=True)):
             values = seen * self._nearest(parts[:, i])
             matrix[..., k, other], matrix[..., other, k] = values, values.conj()

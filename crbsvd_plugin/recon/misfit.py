@@ -25,14 +25,27 @@ class Misfit:
         sum w |y|^2.
     noise : float64 array (T,)
         Mean of `left` for right images of data with unit noise per real component, 2 sum w.
-    fitted : float
-        Share of the noise that the images can take up, at most: K n_voxels / number of samples of all coils.
+    n_unknowns, n_samples : int
+        Numbers of the images, K n_voxels, and samples of all coils.
     """
 
     left: NDArray[np.float64]
     whole: NDArray[np.float64]
     noise: NDArray[np.float64]
-    fitted: float
+    n_unknowns: int
+    n_samples: int
+
+    def __add__(self, other: Misfit) -> Misfit:
+        """Return that of the data of both, for the same images."""
+        return Misfit(
+            self.left + other.left, self.whole + other.whole, self.noise + other.noise, self.n_unknowns,
+            self.n_samples + other.n_samples,
+        )  # fmt: skip
+
+    @property
+    def fitted(self) -> float:
+        """Share of the noise that the images can take up, at most."""
+        return self.n_unknowns / max(1, self.n_samples)
 
     def figures(self, *, noise_known: bool) -> dict[str, Any]:
         """Return what a sidecar says.
@@ -80,8 +93,8 @@ def misfit(operator: SubspaceOperator, ksp: NDArray[Any], coeff: NDArray[Any]) -
     def by_frame(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.bincount(operator.frame, rows, minlength=n_frames).astype(np.float64)
 
-    fitted = coeff.size / max(1, len(ksp) * int(np.count_nonzero(present)))
-    return Misfit(by_frame(left), by_frame(whole), by_frame(noise), fitted)
+    n_samples = len(ksp) * int(np.count_nonzero(present))
+    return Misfit(by_frame(left), by_frame(whole), by_frame(noise), coeff.size, n_samples)
 
 
 def told(figures: dict[str, Any]) -> str:

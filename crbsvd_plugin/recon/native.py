@@ -132,4 +132,4 @@ def preconditioner_of(
         return None
     if not isinstance(operator, SubspaceOperator):
         raise UserError(f"preconditioner is {name}, which is for readouts (SubspaceOperator); leave it out")
-    return Circulant(operator, lam)
+    return Circulant(operator.toeplitz, operator.sens, lam)

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 
 def replica_covariance(
-    images: Callable[[list[NDArray[Any]]], NDArray[Any]],
-    ksp: NDArray[Any],
+    images: Callable[[np.random.Generator], NDArray[Any]],
     coeff: NDArray[Any],
     *,
     n_replicas: int,
@@ -36,11 +35,9 @@ def replica_covariance(
     Parameters
     ----------
     images : callable
-        k-space, in a list that it empties, to coefficient images (K, *X).
-    ksp : complex array
-        Whitened k-space y.
+        Generator to coefficient images (K, *X) of whitened data y with `white_noise` that it draws.
     coeff : complex array (K, *X)
-        images(y).
+        Those of y alone.
     n_replicas : int
         N, at least 1.
     rng : Generator
@@ -56,15 +53,15 @@ def replica_covariance(
     pairs = list(zip(*np.triu_indices(len(coeff)), strict=True))
     total = np.zeros((len(pairs), *coeff.shape[1:]), np.complex64)
     for _ in range(n_replicas):
-        # the noise, to which the data are added: one more k-space, not two
-        noisy = rng.standard_normal((*ksp.shape[:-1], 2 * ksp.shape[-1]), np.float32).view(np.complex64)
-        noisy += ksp
-        box = [noisy]
-        del noisy
-        change = images(box) - coeff
+        change = images(rng) - coeff
         for number, (k, other) in enumerate(pairs):
             total[number] += change[k] * change[other].conj()
         if progress is not None:
             progress(1)
     total /= 2 * n_replicas
     return total
+
+
+def white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.complex64]:
+    """Return circular noise of sigma 1 per real component."""
+    return rng.standard_normal((*shape[:-1], 2 * shape[-1]), np.float32).view(np.complex64)

@@ -16,11 +16,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sigpy.app import LinearLeastSquares
-from sigpy.linop import Linop
 
 from ..cartesian import CartesianOperator
 from ..encoding import SubspaceOperator
+from ..jit import foreign_kernels
+
+with foreign_kernels():
+    from sigpy.app import LinearLeastSquares
+    from sigpy.linop import Linop
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

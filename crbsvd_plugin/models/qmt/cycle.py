@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _precess(f, x, n):  # type: ignore[no-untyped-def]
     """Let n states x (n, 4, LANES) precess, without what recovers."""
     for j in range(n):
@@ -61,7 +61,7 @@ def _precess(f, x, n):  # type: ignore[no-untyped-def]
             x[j, 2, i], x[j, 3, i] = f[F11, i] * z + f[F12, i] * q, f[F21, i] * z + f[F22, i] * q
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _recover(c, f, x):  # type: ignore[no-untyped-def]
     """Add to a state x (4, LANES) that has precessed what recovers meanwhile."""
     for i in range(LANES):
@@ -70,7 +70,7 @@ def _recover(c, f, x):  # type: ignore[no-untyped-def]
         x[3, i] += m0s - f[F21, i] * m0f - f[F22, i] * m0s
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _add_tangents(c, f, time, m, d):  # type: ignore[no-untyped-def]
     """Add to tangents d (8, 4, LANES) that have precessed dF m, for the state m (4, LANES) before precession."""
     for i in range(LANES):
@@ -91,7 +91,7 @@ def _add_tangents(c, f, time, m, d):  # type: ignore[no-untyped-def]
             d[to, 3, i] += f[row + 2, i] * z + f[row + 3, i] * q
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _turn(x, n):  # type: ignore[no-untyped-def]
     """See n states x (n, 4, LANES) in a frame turned by pi."""
     for j in range(n):
@@ -100,7 +100,7 @@ def _turn(x, n):  # type: ignore[no-untyped-def]
                 x[j, k, i] = -x[j, k, i]
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _relax_rates(c, table, alpha, time, rates):  # type: ignore[no-untyped-def]
     """Fill rates (3, LANES) with R2sl of a pulse and its derivatives."""
     for i in range(LANES):
@@ -111,7 +111,7 @@ def _relax_rates(c, table, alpha, time, rates):  # type: ignore[no-untyped-def]
         rates[RATE_BY_B1, i] = by_theta * alpha / t2s
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _crushed(c, rates, alpha, time, p):  # type: ignore[no-untyped-def]
     """Fill p (5, 4, LANES) with the crushed pulse, and its derivatives of zs by T2s and B1 into its affine part."""
     clear(p, 5)
@@ -132,7 +132,7 @@ def _crushed(c, rates, alpha, time, p):  # type: ignore[no-untyped-def]
         p[4, 1, i] = by_rate * rates[RATE_BY_B1, i] - decay * b * (sh + r / 2 * slope) * alpha
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _crushed_tangents(c, alpha, m, p, out):  # type: ignore[no-untyped-def]
     """Add to out (8, 4, LANES) the derivatives of the crushed pulse p by T2s and B1 at the states m (4, LANES)."""
     for i in range(LANES):
@@ -144,7 +144,7 @@ def _crushed_tangents(c, alpha, m, p, out):  # type: ignore[no-untyped-def]
         out[7, 3, i] += p[4, 1, i] * m[3, i]
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _at_echoes(phi, start, out, n):  # type: ignore[no-untyped-def]
     """Add to out (N, n, 2, LANES) what becomes of n states or tangents at the first echo, start (n, 4, LANES)."""
     for echo in range(len(phi)):
@@ -155,25 +155,16 @@ def _at_echoes(phi, start, out, n):  # type: ignore[no-untyped-def]
                     out[echo, j, k, i] += phi[echo, 2, k, i] * start[j, 2, i] + phi[echo, 3, k, i] * start[j, 3, i]
 
 
-@kernel(expand=True)
-def _cycle(alpha, trf, times, which, table, theta, signal, tangents):  # type: ignore[no-untyped-def]
-    """Fill signal (N, 1, 2, LANES) and, unless they are empty, tangents (N, 8, 2, LANES) of one cycle."""
-    n = len(alpha)
-    c = np.empty((N_CONSTANTS, LANES))
-    constants(theta, c)
-    f = np.empty((len(times), N_FREE, LANES))
-    for k in range(len(times)):
-        free(c, times[k], f[k])
-    rates, p, phi = np.empty((n, 3, LANES)), np.empty((n, 5, 4, LANES)), np.empty((n, 5, 2, LANES))
-    x, y, start = np.empty((9, 4, LANES)), np.empty((9, 4, LANES)), np.empty((9, 4, LANES))
-    cycled = np.empty((8, 4, LANES))
-    clear(x, 9)
+@kernel(inline=True, fastmath={"contract"})
+def _states(alpha, trf, which, table, c, f, x, y, rates, p, phi):  # type: ignore[no-untyped-def]
+    """Fill phi (N, 5, 2, LANES) with the map to every echo, x with that to the first one again; keep rates and p."""
+    clear(x, 5)
     for k in range(4):
         for i in range(LANES):
             x[k, k, i] = 1.0
     copy(x, 5, phi[0])
-    for step in range(1, n + 1):
-        k = step % n
+    for step in range(1, len(alpha) + 1):
+        k = step % len(alpha)
         at = which[k]
         for half in range(2):
             _precess(f[at], x, 5)
@@ -192,19 +183,13 @@ def _cycle(alpha, trf, times, which, table, theta, signal, tangents):  # type: i
                 multiply(p[k], x, 5, y)
         if k > 0:
             copy(x, 5, phi[k])
-    copy(x, 4, cycled)
-    copy(x, 4, cycled[4:])
-    copy(x[4:], 1, start)
-    solve(cycled, start, 1)
-    for k in range(n):
-        copy(phi[k, 4:], 1, signal[k])
-    _at_echoes(phi, start, signal, 1)
-    if len(tangents) == 0:
-        return
-    clear(x, 9)
-    copy(start, 1, x)
-    for step in range(1, n + 1):
-        k = step % n
+
+
+@kernel(inline=True, fastmath={"contract"})
+def _tangents(alpha, trf, times, which, c, f, x, y, rates, p, out):  # type: ignore[no-untyped-def]
+    """Fill out (N, 8, 2, LANES) with tangents that start with zero, for x (9, 4, LANES): the first state, and zeros."""
+    for step in range(1, len(alpha) + 1):
+        k = step % len(alpha)
         at = which[k]
         for half in range(2):
             _precess(f[at], x[1:], 8)
@@ -222,20 +207,38 @@ def _cycle(alpha, trf, times, which, table, theta, signal, tangents):  # type: i
                     pulse_tangents(c, rates[k], alpha[k], trf[k], x[0], y[1:])
                     copy(p[k, 4:], 1, y)
                 multiply(p[k], x, 9, y)
-        copy(x[1:], 8, tangents[k])
-    copy(x[1:], 8, start)
-    solve(cycled[4:], start, 8)
-    clear(tangents[0], 8)
-    _at_echoes(phi, start, tangents, 8)
+        copy(x[1:], 8, out[k])
 
 
 @kernel(fastmath={"contract"}, parts=("lanes", "propagators", "saturation"))
 def _batch(alpha, trf, times, which, table, theta, out):  # type: ignore[no-untyped-def]
     """Fill out (LANES or fewer, 9 or 1, T) for theta (LANES, 8)."""
     n, n_rows = alpha.shape[1], out.shape[1]
+    c, f = np.empty((N_CONSTANTS, LANES)), np.empty((times.shape[1], N_FREE, LANES))
+    rates, p, phi = np.empty((n, 3, LANES)), np.empty((n, 5, 4, LANES)), np.empty((n, 5, 2, LANES))
+    x, y, start = np.empty((9, 4, LANES)), np.empty((9, 4, LANES)), np.empty((9, 4, LANES))
+    cycled = np.empty((8, 4, LANES))
     signal, tangents = np.empty((n, 1, 2, LANES)), np.empty((n if n_rows > 1 else 0, 8, 2, LANES))
+    constants(theta, c)
     for k in range(len(alpha)):
-        _cycle(alpha[k], trf[k], times[k], which[k], table, theta, signal, tangents)
+        for at in range(times.shape[1]):
+            free(c, times[k, at], f[at])
+        _states(alpha[k], trf[k], which[k], table, c, f, x, y, rates, p, phi)
+        copy(x, 4, cycled)
+        copy(x, 4, cycled[4:])
+        copy(x[4:], 1, start)
+        solve(cycled, start, 1)
+        for echo in range(n):
+            copy(phi[echo, 4:], 1, signal[echo])
+        _at_echoes(phi, start, signal, 1)
+        if n_rows > 1:
+            clear(x, 9)
+            copy(start, 1, x)
+            _tangents(alpha[k], trf[k], times[k], which[k], c, f, x, y, rates, p, tangents)
+            copy(x[1:], 8, start)
+            solve(cycled[4:], start, 8)
+            clear(tangents[0], 8)
+            _at_echoes(phi, start, tangents, 8)
         for i in range(len(out)):
             for echo in range(n):
                 out[i, 0, k * n + echo] = complex(signal[echo, 0, 0, i], signal[echo, 0, 1, i])

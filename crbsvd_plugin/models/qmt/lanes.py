@@ -1,6 +1,6 @@
 """What is done to states of many fingerprints at a time; the lanes, their last axis, are vectors of known length.
 
-Sizes are known where this is compiled, as part of what it is called from, or the loops would not become vector code.
+All that is done to them is part of the kernel that it is called from: a call takes as long as a loop over the lanes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ LANES = 16
 """Fingerprints at a time. The compiler leaves loops of fewer steps as they are."""
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def multiply(p, x, n, y):  # type: ignore[no-untyped-def]
     """Set n states x (n, 4, LANES) to P x + y, of which y is lost."""
     for j in range(n):
@@ -25,7 +25,7 @@ def multiply(p, x, n, y):  # type: ignore[no-untyped-def]
                 x[j, k, i] = y[j, k, i]
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def solve(a, b, n):  # type: ignore[no-untyped-def]
     """Set b (n, 4, LANES) to (1 - A)^-1 b, for A in the columns a (4, 4, LANES), which are lost.
 
@@ -51,7 +51,7 @@ def solve(a, b, n):  # type: ignore[no-untyped-def]
                 b[j, k, i] /= a[k, k, i]
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def copy(x, n, y):  # type: ignore[no-untyped-def]
     """Copy the first n of x (.., m, LANES), as much as y has; slices would compile to a great deal more."""
     for j in range(n):
@@ -60,7 +60,7 @@ def copy(x, n, y):  # type: ignore[no-untyped-def]
                 y[j, k, i] = x[j, k, i]
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def clear(x, n):  # type: ignore[no-untyped-def]
     """Set the first n of x (.., m, LANES) to zero."""
     for j in range(n):

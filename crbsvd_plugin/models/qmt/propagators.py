@@ -56,7 +56,7 @@ RATE, RATE_BY_T2S, RATE_BY_B1 = range(3)
 """Rows of R2sl of a pulse."""
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def constants(theta, c):  # type: ignore[no-untyped-def]
     """Fill c (N_CONSTANTS, LANES) from theta (LANES, 8); M is SUM plus [[DIFF, K35], [K53, -DIFF]]."""
     for row in range(BY, N_CONSTANTS):
@@ -79,7 +79,7 @@ def constants(theta, c):  # type: ignore[no-untyped-def]
             c[row + 4, i] = 2 * c[DIFF, i] * c[row + 1, i] + c[row + 2, i] * c[K53, i] + c[K35, i] * c[row + 3, i]
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def free(c, time, f):  # type: ignore[no-untyped-def]
     """Fill f (N_FREE, LANES) with free precession of `time` and its derivatives."""
     for i in range(LANES):
@@ -114,15 +114,15 @@ def free(c, time, f):  # type: ignore[no-untyped-def]
             f[row + 3, i] = grow * f[F22, i] + even - by_diff
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _reciprocal(z):  # type: ignore[no-untyped-def]
     size = 1 / (z.real * z.real + z.imag * z.imag)
     return complex(z.real * size, -z.imag * size)
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _resolvent(pole, r2f, w0, rate, k33, k55, k35, k53, angle):  # type: ignore[no-untyped-def]
-    """Return the parts of G = (pole - H)^-1; all are scalars, because an array would have its references counted.
+    """Return the parts of G = (pole - H)^-1; all are scalars, because what is inlined cannot make arrays.
 
     The transverse part alone has [[u, -v], [v, u]], xs alone f; zf and zs, with both eliminated, the 2 x 2 matrix g.
     Whatever enters or leaves through xf, yf, xs does so by way of zf, zs with angle * (u, v) and angle * f.
@@ -137,14 +137,14 @@ def _resolvent(pole, r2f, w0, rate, k33, k55, k35, k53, angle):  # type: ignore[
     return u, v, angle * f, q * n, k35 * n, k53 * n, z * n
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def _through(au, av, g33, g35, g53, g55, x, y, s, t):  # type: ignore[no-untyped-def]
     """Return the real part of G (x, y, s, t), where x and y have been through the transverse part already."""
     z = g33 * s + g35 * t
     return (x + au * z).real, (y + av * z).real, z.real, (g53 * s + g55 * t).real
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def pulse(c, rates, alpha, time, p):  # type: ignore[no-untyped-def]
     """Fill p (5, 4, LANES): what becomes of xf, yf, zf, zs and 1 in a pulse of the nominal angle alpha."""
     clear(p, 5)
@@ -183,7 +183,7 @@ def pulse(c, rates, alpha, time, p):  # type: ignore[no-untyped-def]
             p[4, 3, i] += (inverse * (b3 * g53 + b5 * g55)).real
 
 
-@kernel(expand=True)
+@kernel(inline=True, fastmath={"contract"})
 def pulse_tangents(c, rates, alpha, time, m, out):  # type: ignore[no-untyped-def]
     """Add to out (8, 4, LANES) dP m by all parameters, for the states m (4, LANES) before the pulse P.
 

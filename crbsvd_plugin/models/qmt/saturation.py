@@ -48,7 +48,7 @@ def table() -> NDArray[np.float64]:
     return np.ascontiguousarray(np.stack([f, f_u * step_u, f_v * step_v, f_uv * step_u * step_v], axis=-1))
 
 
-@kernel(inline=True)
+@kernel(inline=True, fastmath={"contract"})
 def lookup(table, log_tau, theta):  # type: ignore[no-untyped-def]
     """Return f = R2sl T2s, df/dlog tau and df/dtheta."""
     p, q = (log_tau - ORIGIN) / STEP_TAU, theta * theta / STEP_SQUARE

@@ -103,10 +103,10 @@ def _mat(path: Path) -> dict[str, NDArray[Any]]:
     import h5py
 
     if h5py.is_hdf5(path):  # version 7.3, whose arrays h5py has transposed
-        from ...hdf5 import plain_dataset
+        from ...hdf5 import dataset
 
         with h5py.File(path, "r") as file:
-            return {name: plain_dataset(file, name, path).T for name in NAMES if name in file}
+            return {name: dataset(file, name, path).T for name in NAMES if name in file}
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

@@ -1,0 +1,296 @@
+"""Which readouts of a stream belong together, which came twice, which are missing, and which images are complete.
+
+Readouts may come in any order. An image is complete at the end of the stream, or before that where `ends` says so: at
+the flag for the last readout of the measurement, the slice, ... or when the next image begins. Readouts have numbers
+(`scan_counter`); where some between the lowest that has come and the last one are missing, they may only be late, and
+are waited for as long as those that come fill gaps.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+from .errors import UserError
+from .mrd_header import geometry_of, limits, noise_bandwidth
+from .noise import NoiseScans
+from .numbers import Numbers, identity
+from .readouts import NOISE_FLAG, Group, Waiting, is_imaging
+from .roles import COUNTERS, Roles
+from .stack import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from ismrmrd import Acquisition
+    from ismrmrd.xsd import ismrmrdHeader
+
+logger = logging.getLogger(__name__)
+
+End = Literal["measurement", "slice", "contrast", "phase", "repetition", "set", "segment", "next"]
+ENDS: tuple[End, ...] = get_args(End)
+# flags of MRD, counted from 1
+_LAST = {
+    "slice": 8, "contrast": 10, "phase": 12, "repetition": 14, "set": 16, "segment": 18, "measurement": 25,
+}  # fmt: skip
+_PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
+_IMPATIENT = 4  # so many times smaller are batches where readouts shall not wait for long
+_WAITING = 2**28  # bytes of the samples of all images that wait to be cut
+
+Key = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What has come of an image.
+
+    Parameters
+    ----------
+    image : Waiting
+        The image.
+    box : list of Group
+        Its readouts since the last time, if there are any: whoever empties it has the only ones.
+    urgent : bool
+        They shall not wait for others.
+    complete : bool
+        These are the last ones.
+    received : dict of str to int
+        Of a complete image: readouts that were ``used``, that came ``twice`` and were left out, and that are
+        ``missing`` between the first and the last, of this image or another one.
+    """
+
+    image: Waiting
+    box: list[Group]
+    urgent: bool = False
+    complete: bool = False
+    received: dict[str, int] = field(default_factory=dict)
+
+
+class Arrivals:
+    """The readouts of a stream, sorted.
+
+    Parameters
+    ----------
+    header : ismrmrdHeader
+        MRD header.
+    n_frames : int
+        Number of frames T of the basis.
+    roles : Roles
+        The role of every counter.
+    traj_units : str
+        Unit of the trajectories, see `trajectory`.
+    ends : sequence of str
+        What completes an image before the end of the stream: flags (``measurement``, ``slice``, ...), or ``next``,
+        the first readout of another image. The flag of a group counter completes the images with its value, any
+        other flag all images.
+
+    Attributes
+    ----------
+    noise : NoiseScans
+        The noise scans that have come.
+    """
+
+    def __init__(
+        self,
+        header: ismrmrdHeader,
+        *,
+        n_frames: int,
+        roles: Roles,
+        traj_units: str,
+        ends: Iterable[End] = (),
+    ):
+        self.noise = NoiseScans(noise_bandwidth(header) or 1.0)
+        self._header, self._n_frames, self._roles, self._units = header, n_frames, roles, traj_units
+        self._ends = tuple(ends)
+        self._open: dict[Key, _Image] = {}
+        self._closed: set[Key] = set()
+        self._numbers = Numbers()
+        self._seen: set[bytes] = set()
+        self._twice = self._late = self._n_imaging = self._n_noise = 0
+        self._largest = -1
+        self._values: dict[str, int] = {}  # of counters without a role
+        self._limits: dict[int, tuple[int, int] | None] = {}  # of the frames, by encoding
+        self._n_coils: int | None = None
+
+    @property
+    def images(self) -> list[Waiting]:
+        """The images that have begun and are not complete, in the order of their counters."""
+        return [self._open[key].waiting for key in sorted(self._open)]
+
+    def sorted(self, items: Iterable[Acquisition], *, patience: float | None = None) -> Iterator[Arrival]:
+        """Yield what has come of every image, a batch at a time.
+
+        Parameters
+        ----------
+        items : iterable of Acquisition
+            The stream.
+        patience : float, optional
+            How long a readout waits for others at most, while readouts come [s]. None: until there are enough.
+
+        Raises
+        ------
+        UserError
+            There is nothing to reconstruct, frames do not fit the basis, a counter varies without a role, or what
+            `Waiting.cut` raises for.
+        """
+        since, block = time.monotonic(), BLOCK_BYTES if patience is None else BLOCK_BYTES // _IMPATIENT
+        for item in items:
+            image = self._take(item)
+            if image is not None:
+                if image.waiting.nbytes >= block:
+                    yield Arrival(image.waiting, [image.waiting.cut()])
+                elif sum(one.waiting.nbytes for one in self._open.values()) >= _WAITING:
+                    most = max(self._open.values(), key=lambda one: one.waiting.nbytes)
+                    yield Arrival(most.waiting, [most.waiting.cut()])
+            if patience is not None and time.monotonic() - since > patience:
+                for one in list(self._open.values()):
+                    yield Arrival(one.waiting, [] if one.waiting.empty else [one.waiting.cut()], urgent=True)
+                since = time.monotonic()
+            yield from self._completed(item, image)
+        if not self._n_imaging:
+            raise UserError(
+                f"raw data hold no imaging readouts ({self._n_noise} noise readouts), expected some to reconstruct"
+            )
+        if self._largest + 1 < self._n_frames:
+            logger.warning(
+                "raw data have readouts of %d frames only, the basis has %d", self._largest + 1, self._n_frames
+            )
+        for key in sorted(self._open):
+            yield self._close(key)
+        if self._late:
+            logger.warning("%d readouts came after their image was complete, and are left out", self._late)
+
+    def _take(self, item: Acquisition) -> _Image | None:
+        """Give a readout to its image, which is returned; None if it is not part of one, came twice or too late."""
+        self._numbers.add(item.scan_counter)
+        if item.is_flag_set(NOISE_FLAG):
+            self._check_coils(item)
+            self._n_noise += 1
+            self.noise.add(item.data, float(item.sample_time_us))
+            return None
+        if not is_imaging(item):
+            return None
+        if not item.data.size:  # at once: of a damaged table there may be billions
+            raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
+        key = tuple(getattr(item.idx, name) for name in self._roles.groups)
+        image = self._open.get(key)
+        known = identity(item)
+        if known in self._seen:
+            self._twice += 1
+            if image is not None:
+                image.twice += 1
+            return None
+        if key in self._closed:
+            self._late += 1
+            return None
+        self._check_coils(item)
+        self._check_counters(item)
+        self._seen.add(known)
+        self._n_imaging += 1
+        if image is None:
+            named = dict(zip(self._roles.groups, key, strict=True))
+            waiting = Waiting(
+                self._header, named, counter=self._roles.frame, traj_units=self._units,
+                geometry=geometry_of(self._header, item),
+            )  # fmt: skip
+            image = self._open[key] = _Image(waiting)
+        image.append(item)
+        return image
+
+    def _check_coils(self, item: Acquisition) -> None:
+        n_coils = len(item.data)
+        if self._n_coils not in (None, n_coils):
+            raise UserError(
+                f"readouts have {sorted((self._n_coils or 0, n_coils))} coils, noise scan included, expected the same "
+                "number everywhere"
+            )
+        self._n_coils = n_coils
+
+    def _check_counters(self, item: Acquisition) -> None:
+        counter = self._roles.frame
+        self._largest = max(self._largest, getattr(item.idx, counter))
+        encoding = item.encoding_space_ref
+        if encoding not in self._limits:
+            # readouts say "encode" where the header says "encoding"
+            self._limits[encoding] = limits(self._header, encoding).get(counter.replace("encode", "encoding"))
+        told = self._limits[encoding]
+        n_data = max(self._largest, told[1] if told is not None else 0) + 1
+        if n_data > self._n_frames or (told is not None and n_data != self._n_frames):
+            raise UserError(
+                f"raw data have {n_data} frames (counter {counter!r}), the basis has {self._n_frames}: "
+                "take the basis of this sequence, or name the counter of the frames (--frame)"
+            )
+        for other in COUNTERS:
+            if other not in (counter, *self._roles.shots, *self._roles.groups):
+                value = getattr(item.idx, other)
+                if self._values.setdefault(other, value) != value:
+                    raise UserError(
+                        f"counter {other!r} takes 2 values or more in the raw data but has no role: "
+                        "name it among the shots (summed) or the groups (apart)"
+                    )
+
+    def _completed(self, item: Acquisition, image: _Image | None) -> Iterator[Arrival]:
+        """Yield the images that are complete with this readout."""
+        for key in self._ended(item, image):
+            one = self._open.get(key)
+            if one is not None and one.missing is None:
+                one.missing = self._numbers.missing(self._numbers.base, item.scan_counter)
+                one.ended = item.scan_counter
+        for key, one in list(self._open.items()):
+            if one.missing is None:
+                continue
+            if one.missing and self._numbers.new and self._numbers.base < item.scan_counter < one.ended:
+                one.missing, one.waited = one.missing - 1, 0
+            if not one.missing or one.waited >= _PATIENCE:
+                self._numbers.give_up(one.ended)
+                yield self._close(key)
+            one.waited += 1
+
+    def _ended(self, item: Acquisition, image: _Image | None) -> list[Key]:
+        """Return the keys of the images that this readout says are over."""
+        if image is None:
+            return []
+        found: set[Key] = set()
+        for end in self._ends:
+            if end == "next":
+                found |= {key for key, one in self._open.items() if one is not image}
+            elif item.is_flag_set(_LAST[end]):
+                if end not in self._roles.groups:
+                    return list(self._open)
+                place = self._roles.groups.index(end)
+                found |= {key for key in self._open if key[place] == getattr(item.idx, end)}
+        return sorted(found)
+
+    def _close(self, key: Key) -> Arrival:
+        image = self._open.pop(key)
+        self._closed.add(key)
+        received = {
+            "used": image.waiting.n_readouts,
+            "twice": image.twice,
+            "missing": self._numbers.missing(image.first, image.last),
+        }
+        if received["twice"] or received["missing"]:
+            logger.warning(
+                "image %s: %d readouts; %d that came twice are left out, %d between the first and the last are missing",
+                image.waiting.key, *received.values(),
+            )  # fmt: skip
+        return Arrival(image.waiting, image.waiting.last(), complete=True, received=received)
+
+
+class _Image:
+    """An image that is not complete."""
+
+    def __init__(self, waiting: Waiting):
+        self.waiting = waiting
+        self.twice = 0
+        self.first = self.last = -1  # lowest and highest number of its readouts
+        self.missing: int | None = None  # of the numbers up to the last one; None: not said to be complete
+        self.ended = 0
+        self.waited = 0
+
+    def append(self, item: Acquisition) -> None:
+        number = item.scan_counter
+        self.first = number if self.first < 0 else min(self.first, number)
+        self.last = max(self.last, number)
+        self.waiting.append(item)
