@@ -35,7 +35,7 @@ _LAST = {
     "slice": 8, "contrast": 10, "phase": 12, "repetition": 14, "set": 16, "segment": 18, "measurement": 25,
 }  # fmt: skip
 _PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
-_IMPATIENT = 4  # so many times smaller are batches where readouts shall not wait for long
+_IMPATIENT = 16  # so many times smaller are batches where readouts shall not wait for long
 _WAITING = 2**28  # bytes of the samples of all images that wait to be cut
 
 Key = tuple[int, ...]

@@ -211,7 +211,7 @@ class Intake:
         self.pending.append(replace(batch, traj=batch.traj.astype(np.float32)))
         n_pending = sum(group.ksp[0].size for group in self.pending)
         if self._eager:
-            n_enough = grid_samples(shape)
+            n_enough = grid_samples(shape) // 2
         else:
             n_enough = batch_samples(shape, phi.shape[1], len(batch.ksp), real=np.isrealobj(phi))
         if n_pending >= n_enough:
