@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from .errors import UserError
 from .mrd_header import geometry_of, limits, noise_bandwidth
-from .noise import NoiseScans
+from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
 from .readouts import NOISE_FLAG, Group, Waiting, is_imaging
 from .roles import COUNTERS, Roles
@@ -84,6 +84,8 @@ class Arrivals:
         What completes an image before the end of the stream: flags (``measurement``, ``slice``, ...), or ``next``,
         the first readout of another image. The flag of a group counter completes the images with its value, any
         other flag all images.
+    noise : str
+        Where data are prewhitened, see `NoiseScans`.
 
     Attributes
     ----------
@@ -99,8 +101,9 @@ class Arrivals:
         roles: Roles,
         traj_units: str,
         ends: Iterable[End] = (),
+        noise: Noise = "scan",
     ):
-        self.noise = NoiseScans(noise_bandwidth(header) or 1.0)
+        self.noise = NoiseScans(noise_bandwidth(header) or 1.0, source=noise)
         self._header, self._n_frames, self._roles, self._units = header, n_frames, roles, traj_units
         self._ends = tuple(ends)
         self._open: dict[Key, _Image] = {}
@@ -165,8 +168,9 @@ class Arrivals:
         """Give a readout to its image, which is returned; None if it is not part of one, came twice or too late."""
         self._numbers.add(item.scan_counter)
         if item.is_flag_set(NOISE_FLAG):
-            self._check_coils(item)
             self._n_noise += 1
+            if not self.noise.upstream:
+                self._check_coils(item)
             self.noise.add(item.data, float(item.sample_time_us))
             return None
         if not is_imaging(item):

@@ -11,6 +11,7 @@ from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
 from .errors import UserError
 from .fit.fitter import Method, Signals
+from .noise import Noise
 from .recon import (
     Backend,
     BartOptions,
@@ -38,6 +39,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ends : tuple of str
         What completes an image before the end of the stream, see `arrival`: flags for the last readout of the
         measurement, slice, repetition, ..., or next, the first readout of another image.
+    noise : str
+        scan: the data are prewhitened here, if there is a noise scan; or upstream: they come so, as Gadgetron's
+        NoiseAdjust leaves them, with sigma = 1 per real component.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
     fov_shift : str
@@ -109,6 +113,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     ends: tuple[End, ...] = ("measurement",)
+    noise: Noise = "scan"
     traj_units: str = "cycles/fov"
     fov_shift: FovShift = "off"
     coils: float | None = None

@@ -96,7 +96,10 @@ def reconstruct_stream(
     if patience is not None:
         rehearse(len(array_shape(size_of(header, 0)[0])), basis=basis, fitter=fitter, config=config)
     report("readouts", 0, 0)
-    arrivals = Arrivals(header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends)
+    arrivals = Arrivals(
+        header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends,
+        noise=config.noise,
+    )  # fmt: skip
     batches = _checked(arrivals, config, patience, items)
     if pool is not None:
         boxes, received = _collected(batches, check)
@@ -181,10 +184,11 @@ def _checked(
     """Yield what arrives; where no noise scan has come before the first image is complete, say so or refuse it."""
     told = False
     for arrival in arrivals.sorted(items, patience=patience):
-        if arrival.complete and not told and not arrivals.noise.n_samples:
+        if arrival.complete and not told and not arrivals.noise.known:
             if config.replicas:
                 raise UserError(
-                    "replicas need to know the noise, but the raw data have no noise scan: leave --replicas out"
+                    "replicas need to know the noise, but the raw data have no noise scan: leave --replicas out (or if "
+                    "they come prewhitened, say --noise upstream)"
                 )
             logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
             told = True

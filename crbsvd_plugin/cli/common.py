@@ -127,6 +127,10 @@ _READING = {
         help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
         "the measurement, slice, repetition, ..., or next: another image begins.",
     ),
+    "noise": click.option(
+        "--noise", type=click.Choice(["scan", "upstream"]), default="scan", show_default=True,
+        help="Prewhiten with the noise scan, if there is one; or the data come prewhitened, with sigma = 1.",
+    ),
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
     ),
