@@ -131,6 +131,17 @@ def test_samples_to_discard_are_left_out(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(group.traj, radial(T, N)[:, 3:-2], atol=1e-6)
 
 
+def test_a_trajectory_that_comes_with_backward_samples_goes_with_them(rng: np.random.Generator) -> None:
+    items = spokes(rng, T, N)
+    items[2].data[:], items[2].traj[:] = items[2].data[:, ::-1].copy(), items[2].traj[::-1].copy()
+    (before,) = sorted_out(items)
+    items[2].set_flag(ismrmrd.ACQ_IS_REVERSE)
+    (group,) = sorted_out(items)
+    np.testing.assert_array_equal(group.ksp, before.ksp)
+    np.testing.assert_array_equal(group.traj, before.traj)
+    np.testing.assert_allclose(group.traj[2], radial(T, N)[2, ::-1], atol=1e-6)
+
+
 @pytest.mark.parametrize("units", UNITS)
 def test_units_are_those_of_the_header_s_image(rng: np.random.Generator, units: str) -> None:
     shape, voxel = np.array([8, 6, 4]), np.array([2e-3, 2e-3, 5e-3])  # x, y, z; metres, see `header`
