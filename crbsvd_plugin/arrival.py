@@ -14,13 +14,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from .counters import Counters
 from .errors import UserError
-from .mrd_header import geometry_of, limits, noise_bandwidth
+from .joining import Joining
+from .mrd_header import geometry_of, noise_bandwidth
 from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
-from .readouts import NOISE_FLAG, Group, Waiting, is_imaging
-from .roles import COUNTERS, Roles
+from .readouts import NOISE_FLAG, Group, is_imaging
+from .roles import Roles
 from .stack import BLOCK_BYTES
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -56,8 +59,9 @@ class Arrival:
     complete : bool
         These are the last ones.
     received : dict of str to int
-        Of a complete image: readouts that were ``used``, that came ``twice`` and were left out, and that are
-        ``missing`` between the first and the last, of this image or another one.
+        Of a complete image: readouts that were ``used``, that came ``twice`` and were left out, that are ``missing``
+        between the first and the last, of this image or another one, and of those used the ``partial`` ones, which
+        have fewer samples than others. Where readouts come in pieces, these are what came twice or is missing.
     """
 
     image: Waiting
@@ -86,6 +90,8 @@ class Arrivals:
         other flag all images.
     noise : str
         Where data are prewhitened, see `NoiseScans`.
+    n_pieces : int
+        Pieces that a readout comes in, see `joining`.
 
     Attributes
     ----------
@@ -102,18 +108,17 @@ class Arrivals:
         traj_units: str,
         ends: Iterable[End] = (),
         noise: Noise = "scan",
+        n_pieces: int = 1,
     ):
         self.noise = NoiseScans(noise_bandwidth(header) or 1.0, source=noise)
-        self._header, self._n_frames, self._roles, self._units = header, n_frames, roles, traj_units
+        self._header, self._roles, self._units, self._n_pieces = header, roles, traj_units, n_pieces
+        self._counters = Counters(header, n_frames=n_frames, roles=roles, n_pieces=n_pieces)
         self._ends = tuple(ends)
         self._open: dict[Key, _Image] = {}
         self._closed: set[Key] = set()
         self._numbers = Numbers()
         self._seen: set[bytes] = set()
         self._twice = self._late = self._n_imaging = self._n_noise = 0
-        self._largest = -1
-        self._values: dict[str, int] = {}  # of counters without a role
-        self._limits: dict[int, tuple[int, int] | None] = {}  # of the frames, by encoding
         self._n_coils: int | None = None
 
     @property
@@ -139,7 +144,7 @@ class Arrivals:
         """
         since, block = time.monotonic(), BLOCK_BYTES if patience is None else BLOCK_BYTES // _IMPATIENT
         for item in items:
-            image = self._take(item)
+            image, over = self._take(item)
             if image is not None:
                 if image.waiting.nbytes >= block:
                     yield Arrival(image.waiting, [image.waiting.cut()])
@@ -150,31 +155,31 @@ class Arrivals:
                 for one in list(self._open.values()):
                     yield Arrival(one.waiting, [] if one.waiting.empty else [one.waiting.cut()], urgent=True)
                 since = time.monotonic()
-            yield from self._completed(item, image)
+            yield from self._completed(item, image, over)
         if not self._n_imaging:
             raise UserError(
                 f"raw data hold no imaging readouts ({self._n_noise} noise readouts), expected some to reconstruct"
             )
-        if self._largest + 1 < self._n_frames:
-            logger.warning(
-                "raw data have readouts of %d frames only, the basis has %d", self._largest + 1, self._n_frames
-            )
+        self._counters.close()
         for key in sorted(self._open):
             yield self._close(key)
         if self._late:
             logger.warning("%d readouts came after their image was complete, and are left out", self._late)
 
-    def _take(self, item: Acquisition) -> _Image | None:
-        """Give a readout to its image, which is returned; None if it is not part of one, came twice or too late."""
+    def _take(self, item: Acquisition) -> tuple[_Image | None, list[Acquisition]]:
+        """Give a readout, or a piece of one, to its image.
+
+        Return the image, None if it is not part of one, came twice or too late; and the readouts that are whole now.
+        """
         self._numbers.add(item.scan_counter)
         if item.is_flag_set(NOISE_FLAG):
             self._n_noise += 1
             if not self.noise.upstream:
                 self._check_coils(item)
             self.noise.add(item.data, float(item.sample_time_us))
-            return None
+            return None, []
         if not is_imaging(item):
-            return None
+            return None, []
         if not item.data.size:  # at once: of a damaged table there may be billions
             raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
         key = tuple(getattr(item.idx, name) for name in self._roles.groups)
@@ -184,12 +189,12 @@ class Arrivals:
             self._twice += 1
             if image is not None:
                 image.twice += 1
-            return None
+            return None, []
         if key in self._closed:
             self._late += 1
-            return None
+            return None, []
         self._check_coils(item)
-        self._check_counters(item)
+        self._counters.check(item)
         self._seen.add(known)
         self._n_imaging += 1
         if image is None:
@@ -198,9 +203,8 @@ class Arrivals:
                 self._header, named, counter=self._roles.frame, traj_units=self._units,
                 geometry=geometry_of(self._header, item),
             )  # fmt: skip
-            image = self._open[key] = _Image(waiting)
-        image.append(item)
-        return image
+            image = self._open[key] = _Image(waiting, self._n_pieces)
+        return image, image.append(item)
 
     def _check_coils(self, item: Acquisition) -> None:
         n_coils = len(item.data)
@@ -211,36 +215,14 @@ class Arrivals:
             )
         self._n_coils = n_coils
 
-    def _check_counters(self, item: Acquisition) -> None:
-        counter = self._roles.frame
-        self._largest = max(self._largest, getattr(item.idx, counter))
-        encoding = item.encoding_space_ref
-        if encoding not in self._limits:
-            # readouts say "encode" where the header says "encoding"
-            self._limits[encoding] = limits(self._header, encoding).get(counter.replace("encode", "encoding"))
-        told = self._limits[encoding]
-        n_data = max(self._largest, told[1] if told is not None else 0) + 1
-        if n_data > self._n_frames or (told is not None and n_data != self._n_frames):
-            raise UserError(
-                f"raw data have {n_data} frames (counter {counter!r}), the basis has {self._n_frames}: "
-                "take the basis of this sequence, or name the counter of the frames (--frame)"
-            )
-        for other in COUNTERS:
-            if other not in (counter, *self._roles.shots, *self._roles.groups):
-                value = getattr(item.idx, other)
-                if self._values.setdefault(other, value) != value:
-                    raise UserError(
-                        f"counter {other!r} takes 2 values or more in the raw data but has no role: "
-                        "name it among the shots (summed) or the groups (apart)"
-                    )
-
-    def _completed(self, item: Acquisition, image: _Image | None) -> Iterator[Arrival]:
-        """Yield the images that are complete with this readout."""
-        for key in self._ended(item, image):
-            one = self._open.get(key)
-            if one is not None and one.missing is None:
-                one.missing = self._numbers.missing(self._numbers.base, item.scan_counter)
-                one.ended = item.scan_counter
+    def _completed(self, item: Acquisition, image: _Image | None, over: list[Acquisition]) -> Iterator[Arrival]:
+        """Yield the images that are complete with this item, which made some readouts of its image whole."""
+        for whole in over:
+            for key in self._ended(whole, image):
+                one = self._open.get(key)
+                if one is not None and one.missing is None:
+                    one.missing = self._numbers.missing(self._numbers.base, whole.scan_counter)
+                    one.ended = whole.scan_counter
         for key, one in list(self._open.items()):
             if one.missing is None:
                 continue
@@ -253,8 +235,6 @@ class Arrivals:
 
     def _ended(self, item: Acquisition, image: _Image | None) -> list[Key]:
         """Return the keys of the images that this readout says are over."""
-        if image is None:
-            return []
         found: set[Key] = set()
         for end in self._ends:
             if end == "next":
@@ -269,15 +249,17 @@ class Arrivals:
     def _close(self, key: Key) -> Arrival:
         image = self._open.pop(key)
         self._closed.add(key)
+        image.end()
         received = {
             "used": image.waiting.n_readouts,
             "twice": image.twice,
             "missing": self._numbers.missing(image.first, image.last),
+            "partial": image.waiting.n_partial,
         }
-        if received["twice"] or received["missing"]:
+        if any((received["twice"], received["missing"], received["partial"])):
             logger.warning(
-                "image %s: %d readouts; %d that came twice are left out, %d between the first and the last are missing",
-                image.waiting.key, *received.values(),
+                "image %s: %d readouts; %d that came twice are left out, %d between the first and the last are "
+                "missing, %d have fewer samples than others", image.waiting.key, *received.values(),
             )  # fmt: skip
         return Arrival(image.waiting, image.waiting.last(), complete=True, received=received)
 
@@ -285,16 +267,26 @@ class Arrivals:
 class _Image:
     """An image that is not complete."""
 
-    def __init__(self, waiting: Waiting):
+    def __init__(self, waiting: Waiting, n_pieces: int):
         self.waiting = waiting
+        self._joining = Joining(n_pieces)
         self.twice = 0
         self.first = self.last = -1  # lowest and highest number of its readouts
         self.missing: int | None = None  # of the numbers up to the last one; None: not said to be complete
         self.ended = 0
         self.waited = 0
 
-    def append(self, item: Acquisition) -> None:
+    def append(self, item: Acquisition) -> list[Acquisition]:
+        """Take a readout or a piece of one; return the readouts that are whole now, or will never be."""
         number = item.scan_counter
         self.first = number if self.first < 0 else min(self.first, number)
         self.last = max(self.last, number)
-        self.waiting.append(item)
+        over = self._joining.add(item)
+        for whole, present in over:
+            self.waiting.append(whole, present)
+        return [whole for whole, _ in over]
+
+    def end(self) -> None:
+        """Take what lacks pieces: nothing else will come."""
+        for whole, present in self._joining.rest():
+            self.waiting.append(whole, present)

@@ -79,7 +79,7 @@ def virtual_coils(group: Group, coils: float) -> tuple[NDArray[Any], dict[str, A
     UserError
         As for `compression.compression_matrix`.
     """
-    matrix, lost = compression_matrix(group.ksp, group.traj, coils=coils, shape=group.shape)
+    matrix, lost = compression_matrix(group.ksp, group.traj, coils=coils, shape=group.shape, weights=group.weights)
     logger.info("image %s: %d virtual coils of %d, %.2g %% of the energy lost", group.key, *matrix.shape, 100 * lost)
     return matrix, {"coils": len(matrix), "energy_lost": lost}
 
@@ -122,7 +122,7 @@ def mended(
         report("phase drift", 0, 0)
         phases = estimate_phases(
             group.ksp, group.traj, frame=group.frame, time=group.time, phi=phi, shape=group.shape, kind=phase_drift,
-            offset=offset,
+            offset=offset, weights=group.weights,
         )  # fmt: skip
         found["phase_drift"] = {"kind": phase_drift, "rad": phases.tolist()}
         logger.info(
@@ -134,8 +134,9 @@ def mended(
     if gradient_delays == "estimate":
         report("gradient delays", 0, 0)
         tensor = estimate_delays(
-            group.ksp, group.traj, frame=group.frame, phi=phi, shape=group.shape, fov=group.fov, offset=offset
-        )
+            group.ksp, group.traj, frame=group.frame, phi=phi, shape=group.shape, fov=group.fov, offset=offset,
+            weights=group.weights,
+        )  # fmt: skip
         found["gradient_delays"] = named(tensor)
         told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
         logger.info("image %s: gradient delays in samples: %s", group.key, told)

@@ -39,6 +39,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ends : tuple of str
         What completes an image before the end of the stream, see `arrival`: flags for the last readout of the
         measurement, slice, repetition, ..., or next, the first readout of another image.
+    pieces : int
+        How many pieces a readout comes in, told apart by the counter segment, see `joining`; 1: readouts are whole.
     noise : str
         scan: the data are prewhitened here, if there is a noise scan; or upstream: they come so, as Gadgetron's
         NoiseAdjust leaves them, with sigma = 1 per real component.
@@ -113,6 +115,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     ends: tuple[End, ...] = ("measurement",)
+    pieces: Annotated[int, msgspec.Meta(ge=1)] = 1
     noise: Noise = "scan"
     traj_units: str = "cycles/fov"
     fov_shift: FovShift = "off"

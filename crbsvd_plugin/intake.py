@@ -106,7 +106,7 @@ class Intake:
             They do not fit, or a number is too large.
         """
         n_coils, n_readouts, n_samples = batch.ksp.shape
-        self.received = (n_coils, self.received[1] + n_readouts, n_samples)
+        self.received = (n_coils, self.received[1] + n_readouts, max(n_samples, self.received[2]))
         self._dwell = batch.dwell
         loudest = np.array([np.abs(coil).max() for coil in batch.ksp])
         self._loudest = np.maximum(loudest, self._loudest) if len(self._loudest) else loudest

@@ -34,7 +34,12 @@ def is_cartesian(header: ismrmrdHeader, encoding: int) -> bool:
 
 
 def line_positions(
-    header: ismrmrdHeader, heads: list[AcquisitionHeader], *, shape: tuple[int, ...], fov: tuple[float, ...]
+    header: ismrmrdHeader,
+    heads: list[AcquisitionHeader],
+    n_samples: int,
+    *,
+    shape: tuple[int, ...],
+    fov: tuple[float, ...],
 ) -> NDArray[np.float64]:
     """Return the positions (R, S, ndim) of the samples that are kept, in cycles per field of view, in the order of X.
 
@@ -43,7 +48,9 @@ def line_positions(
     header : ismrmrdHeader
         Encoded space and limits.
     heads : list of AcquisitionHeader
-        Counters of the lines; all keep the same number of samples.
+        Counters of the lines.
+    n_samples : int
+        Samples S that the longest of them keeps; where others have less, the line goes on.
     shape : tuple of int
         Image size X.
     fov : tuple of float
@@ -58,7 +65,6 @@ def line_positions(
     matrix, length = encoded_size(header, encoding)
     told = centres(header, encoding)
     middle = [told.get(f"kspace_encoding_step_{i}", matrix[i] // 2) for i in (1, 2)]
-    n_samples = heads[0].number_of_samples - heads[0].discard_pre - heads[0].discard_post
     along = [
         samples_from_centre(heads, n_samples),
         np.array([[head.idx.kspace_encode_step_1 - middle[0]] for head in heads], dtype=float),

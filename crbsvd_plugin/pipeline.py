@@ -26,8 +26,9 @@ from .intake import Intake
 from .kernel_cache import KernelCache
 from .mrd_header import size_of
 from .progress import Report, counted, silent
-from .readouts import Group, Waiting
+from .readouts import Group
 from .roles import Roles
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -98,7 +99,7 @@ def reconstruct_stream(
     report("readouts", 0, 0)
     arrivals = Arrivals(
         header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends,
-        noise=config.noise,
+        noise=config.noise, n_pieces=config.pieces,
     )  # fmt: skip
     batches = _checked(arrivals, config, patience, items)
     if pool is not None:

@@ -12,7 +12,7 @@ from .errors import UserError
 from .geometry import Geometry
 from .group import Reconstruction
 from .images import CoefficientImages
-from .readouts import Waiting
+from .waiting import Waiting
 
 logger = logging.getLogger(__name__)
 

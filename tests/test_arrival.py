@@ -54,8 +54,8 @@ def numbers(found: list[Arrival], number: int) -> list[int]:
     return [int(n) for one in found if one.image.key["slice"] == number for batch in one.box for n in batch.number]
 
 
-def told(used: int, *, twice: int = 0, missing: int = 0) -> dict[str, int]:
-    return {"used": used, "twice": twice, "missing": missing}
+def told(used: int, *, twice: int = 0, missing: int = 0, partial: int = 0) -> dict[str, int]:
+    return {"used": used, "twice": twice, "missing": missing, "partial": partial}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def test_lines_lie_where_a_fourier_transform_has_them(shape: tuple[int, int, int
     ]  # fmt: skip
     image = (shape[1], shape[0]) if shape[2] == 1 else shape[::-1]
     fov = (made.encoding[0].reconSpace.fieldOfView_mm.x, made.encoding[0].reconSpace.fieldOfView_mm.y, 5.0 * shape[2])
-    found = line_positions(made, [item.getHead() for item in items], shape=image, fov=fov[len(image) - 1 :: -1])
+    found = line_positions(
+        made, [item.getHead() for item in items], n_x - 3, shape=image, fov=fov[len(image) - 1 :: -1]
+    )
     assert found.shape == (2, n_x - 3, len(image))
     x = (np.arange(1, n_x - 2) - n_x // 2) / oversampling
     for row, (a, b) in zip(found, ((0, 0), (3, shape[2] - 1)), strict=True):
@@ -120,7 +122,7 @@ def test_a_line_that_runs_backwards_has_the_positions_of_the_line_turned_round(n
 
     def positions(**fields: Any) -> np.ndarray:
         item = readout(np.zeros((1, n_x)), center_sample=centre, kspace_encode_step_1=1, **fields)
-        return line_positions(made, [item.getHead()], shape=(6, n_x), fov=fov)[0]
+        return line_positions(made, [item.getHead()], n_x - 3, shape=(6, n_x), fov=fov)[0]
 
     forwards = positions(discard_pre=2, discard_post=1)
     np.testing.assert_array_equal(forwards[:, 1], np.arange(2, n_x - 1) - centre)

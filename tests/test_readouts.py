@@ -242,10 +242,6 @@ SPOKE = np.ones((2, 2 * N))
         (lambda items: _noise(items, 3), {}, r"readouts have \[2, 3\] coils, noise scan included"),
         (lambda items: _noise(items, 2, 3), {}, r"readouts have \[2, 3\] coils, noise scan included"),
         (lambda items: _changed(items, SPOKE, None), {}, r"readout 4 has no trajectory \(and 1 of 5 readouts\)"),
-        (
-            lambda items: _changed(items, SPOKE[:, 1:], radial(1, N)[0, 1:]), {},
-            r"readouts of one image have \[\(2, 15\), \(2, 16\)\] coils and samples",
-        ),
         (lambda items: _changed(items, np.ones((3, 2 * N)), radial(1, N)[0]), {}, r"readouts have \[2, 3\] coils"),
         (
             lambda items: _changed(items, SPOKE, np.ones((2 * N, 3))), {},

@@ -127,6 +127,10 @@ _READING = {
         help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
         "the measurement, slice, repetition, ..., or next: another image begins.",
     ),
+    "pieces": click.option(
+        "--pieces", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Readouts come in N pieces, which the MRD counter segment tells apart: join them.",
+    ),
     "noise": click.option(
         "--noise", type=click.Choice(["scan", "upstream"]), default="scan", show_default=True,
         help="Prewhiten with the noise scan, if there is one; or the data come prewhitened, with sigma = 1.",
