@@ -12,15 +12,17 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from .compression import CalibrationScans
 from .counters import Counters
+from .ends import End, Key, ended
 from .errors import UserError
 from .joining import Joining
 from .mrd_header import geometry_of, noise_bandwidth
 from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
-from .readouts import NOISE_FLAG, Group, is_imaging
+from .readouts import CALIBRATION_FLAGS, NOISE_FLAG, VIRTUAL, Group, is_imaging
 from .roles import Roles
 from .stack import BLOCK_BYTES
 from .waiting import Waiting
@@ -31,17 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-End = Literal["measurement", "slice", "contrast", "phase", "repetition", "set", "segment", "next"]
-ENDS: tuple[End, ...] = get_args(End)
-# flags of MRD, counted from 1
-_LAST = {
-    "slice": 8, "contrast": 10, "phase": 12, "repetition": 14, "set": 16, "segment": 18, "measurement": 25,
-}  # fmt: skip
 _PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
 _IMPATIENT = 4  # so many times smaller are batches where readouts shall not wait for long
 _WAITING = 2**28  # bytes of the samples of all images that wait to be cut
-
-Key = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -85,13 +79,13 @@ class Arrivals:
     traj_units : str
         Unit of the trajectories, see `trajectory`.
     ends : sequence of str
-        What completes an image before the end of the stream: flags (``measurement``, ``slice``, ...), or ``next``,
-        the first readout of another image. The flag of a group counter completes the images with its value, any
-        other flag all images.
+        What completes an image before the end of the stream, see `ends.ended`.
     noise : str
         Where data are prewhitened, see `NoiseScans`.
     n_pieces : int
         Pieces that a readout comes in, see `joining`.
+    calibrates : bool
+        Calibration readouts say what the coils see. What has come of them with readout 256 of an image goes with it.
 
     Attributes
     ----------
@@ -109,9 +103,11 @@ class Arrivals:
         ends: Iterable[End] = (),
         noise: Noise = "scan",
         n_pieces: int = 1,
+        calibrates: bool = False,
     ):
         self.noise = NoiseScans(noise_bandwidth(header) or 1.0, source=noise)
         self._header, self._roles, self._units, self._n_pieces = header, roles, traj_units, n_pieces
+        self._calibration = CalibrationScans() if calibrates else None
         self._counters = Counters(header, n_frames=n_frames, roles=roles, n_pieces=n_pieces)
         self._ends = tuple(ends)
         self._open: dict[Key, _Image] = {}
@@ -155,7 +151,7 @@ class Arrivals:
                 for one in list(self._open.values()):
                     yield Arrival(one.waiting, [] if one.waiting.empty else [one.waiting.cut()], urgent=True)
                 since = time.monotonic()
-            yield from self._completed(item, image, over)
+            yield from self._completed(item, over)
         if not self._n_imaging:
             raise UserError(
                 f"raw data hold no imaging readouts ({self._n_noise} noise readouts), expected some to reconstruct"
@@ -179,6 +175,7 @@ class Arrivals:
             self.noise.add(item.data, float(item.sample_time_us))
             return None, []
         if not is_imaging(item):
+            self._calibrate(item)
             return None, []
         if not item.data.size:  # at once: of a damaged table there may be billions
             raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
@@ -194,6 +191,7 @@ class Arrivals:
             self._late += 1
             return None, []
         self._check_coils(item)
+        self._calibrate(item)
         self._counters.check(item)
         self._seen.add(known)
         self._n_imaging += 1
@@ -204,7 +202,22 @@ class Arrivals:
                 geometry=geometry_of(self._header, item),
             )  # fmt: skip
             image = self._open[key] = _Image(waiting, self._n_pieces)
-        return image, image.append(item)
+        over = image.append(item)
+        if image.waiting.n_readouts >= VIRTUAL:
+            self._calibrated(image)
+        return image, over
+
+    def _calibrate(self, item: Acquisition) -> None:
+        if self._calibration is not None and any(item.is_flag_set(flag) for flag in CALIBRATION_FLAGS):
+            self._check_coils(item)
+            kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
+            self._calibration.add(item.data[:, kept], item.idx.slice)
+
+    def _calibrated(self, image: _Image) -> None:
+        """Settle what is known of the coils of an image, unless that has been done."""
+        if self._calibration is not None and not image.calibrated:
+            image.calibrated = True
+            image.waiting.calibration = self._calibration.of(image.waiting.key.get("slice"))
 
     def _check_coils(self, item: Acquisition) -> None:
         n_coils = len(item.data)
@@ -215,10 +228,11 @@ class Arrivals:
             )
         self._n_coils = n_coils
 
-    def _completed(self, item: Acquisition, image: _Image | None, over: list[Acquisition]) -> Iterator[Arrival]:
+    def _completed(self, item: Acquisition, over: list[Acquisition]) -> Iterator[Arrival]:
         """Yield the images that are complete with this item, which made some readouts of its image whole."""
         for whole in over:
-            for key in self._ended(whole, image):
+            own = tuple(getattr(whole.idx, name) for name in self._roles.groups)
+            for key in ended(whole, own, self._open, ends=self._ends, roles=self._roles):
                 one = self._open.get(key)
                 if one is not None and one.missing is None:
                     one.missing = self._numbers.missing(self._numbers.base, whole.scan_counter)
@@ -233,23 +247,11 @@ class Arrivals:
                 yield self._close(key)
             one.waited += 1
 
-    def _ended(self, item: Acquisition, image: _Image | None) -> list[Key]:
-        """Return the keys of the images that this readout says are over."""
-        found: set[Key] = set()
-        for end in self._ends:
-            if end == "next":
-                found |= {key for key, one in self._open.items() if one is not image}
-            elif item.is_flag_set(_LAST[end]):
-                if end not in self._roles.groups:
-                    return list(self._open)
-                place = self._roles.groups.index(end)
-                found |= {key for key in self._open if key[place] == getattr(item.idx, end)}
-        return sorted(found)
-
     def _close(self, key: Key) -> Arrival:
         image = self._open.pop(key)
         self._closed.add(key)
         image.end()
+        self._calibrated(image)
         received = {
             "used": image.waiting.n_readouts,
             "twice": image.twice,
@@ -269,6 +271,7 @@ class _Image:
 
     def __init__(self, waiting: Waiting, n_pieces: int):
         self.waiting = waiting
+        self.calibrated = False
         self._joining = Joining(n_pieces)
         self.twice = 0
         self.first = self.last = -1  # lowest and highest number of its readouts

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import msgspec
 
-from .arrival import End
 from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
+from .ends import End
 from .errors import UserError
 from .fit.fitter import Method, Signals
 from .noise import Noise
@@ -37,7 +37,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame, shots, groups
         Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
     ends : tuple of str
-        What completes an image before the end of the stream, see `arrival`: flags for the last readout of the
+        What completes an image before the end of the stream, see `ends`: flags for the last readout of the
         measurement, slice, repetition, ..., or next, the first readout of another image.
     pieces : int
         How many pieces a readout comes in, told apart by the counter segment, see `joining`; 1: readouts are whole.

@@ -99,7 +99,7 @@ def reconstruct_stream(
     report("readouts", 0, 0)
     arrivals = Arrivals(
         header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends,
-        noise=config.noise, n_pieces=config.pieces,
+        noise=config.noise, n_pieces=config.pieces, calibrates=config.coils is not None,
     )  # fmt: skip
     batches = _checked(arrivals, config, patience, items)
     if pool is not None:

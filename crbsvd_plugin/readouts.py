@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 # Flags of MRD (1-based bit numbers) of readouts that are not part of the image: calibration only,
 # navigation, phase correction, feedback, dummies, surface coil correction, phase stabilisation
 NOISE_FLAG = 19
+CALIBRATION_FLAGS = (20, 21)  # parallel calibration alone, and imaging too
 _OTHER_FLAGS = (20, 23, 24, 26, 27, 28, 29, 30, 31)
+
+
+VIRTUAL = 256
+"""Readouts that virtual coils are found in: more than those few that an inversion leaves without signal."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Group:
         samples.
     dwell : float
         Sampling interval [us]; 0 if not known.
+    calibration : array (C, C) or None
+        What calibration readouts say of the coils, see `compression.CalibrationScans`; None: nothing, or not yet.
     """
 
     key: dict[str, int]
@@ -54,6 +61,7 @@ class Group:
     geometry: Geometry
     weights: NDArray[np.float32] | None = None
     dwell: float = 0.0
+    calibration: NDArray[np.complex128] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,6 +133,7 @@ def joined(groups: list[Group]) -> Group:
         first.geometry,
         None if all_there else np.ones((edges[-1], n_samples), np.float32),
         first.dwell,
+        next((group.calibration for group in groups[::-1] if group.calibration is not None), None),
     )
     del first
     for start, stop in pairwise(edges):

@@ -42,6 +42,8 @@ class Waiting:
     ----------
     n_readouts : int
         How many have come at all.
+    calibration : array (C, C) or None
+        What to give with readouts that are cut from now on, see `readouts.Group`.
 
     Notes
     -----
@@ -54,6 +56,7 @@ class Waiting:
     ):
         self.key, self.geometry = key, geometry
         self.n_readouts = 0
+        self.calibration: NDArray[np.complex128] | None = None
         self._header, self._counter, self._units = header, counter, traj_units
         self._heads: list[AcquisitionHeader] = []
         self._ksp, self._traj = Stack(np.complex64), Stack(np.float32)
@@ -171,7 +174,9 @@ class Waiting:
             inside[place] &= present
         self._present.clear()
         weights = None if inside.all() else inside.astype(np.float32)
-        return replace(group, traj=positions, weights=weights, dwell=float(heads[0].sample_time_us))
+        return replace(
+            group, traj=positions, weights=weights, dwell=float(heads[0].sample_time_us), calibration=self.calibration
+        )
 
     def _positions(self, group: Group) -> NDArray[np.float64]:
         """Return the trajectories of readouts that have one, in the order of X."""

@@ -13,7 +13,8 @@ import pytest
 from mrd_stream import header, readout, spokes
 
 from crbsvd_plugin import arrival
-from crbsvd_plugin.arrival import ENDS, Arrival, Arrivals
+from crbsvd_plugin.arrival import Arrival, Arrivals
+from crbsvd_plugin.ends import ENDS
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.roles import Roles
 

@@ -278,7 +278,7 @@ def test_virtual_coils_are_settled_before_anything_is_gridded(
     rng: np.random.Generator, name: str, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first readouts, as many as are asked for however they are cut; all readouts go through the same."""
-    monkeypatch.setattr(intake, "_VIRTUAL", 18)
+    monkeypatch.setattr(intake, "VIRTUAL", 18)
     seen: list[tuple[str, int]] = []
     add, make = Sums.add, intake.virtual_coils
 
