@@ -22,6 +22,7 @@ from .joining import Joining
 from .mrd_header import geometry_of, noise_bandwidth
 from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
+from .positions import Source
 from .readouts import CALIBRATION_FLAGS, NOISE_FLAG, VIRTUAL, Group, is_imaging
 from .roles import Roles
 from .stack import BLOCK_BYTES
@@ -29,7 +30,6 @@ from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
-    from ismrmrd.xsd import ismrmrdHeader
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +70,12 @@ class Arrivals:
 
     Parameters
     ----------
-    header : ismrmrdHeader
-        MRD header.
+    source : Source
+        MRD header, and where positions come from.
     n_frames : int
         Number of frames T of the basis.
     roles : Roles
         The role of every counter.
-    traj_units : str
-        Unit of the trajectories, see `trajectory`.
     ends : sequence of str
         What completes an image before the end of the stream, see `ends.ended`.
     noise : str
@@ -95,20 +93,19 @@ class Arrivals:
 
     def __init__(
         self,
-        header: ismrmrdHeader,
+        source: Source,
         *,
         n_frames: int,
         roles: Roles,
-        traj_units: str,
         ends: Iterable[End] = (),
         noise: Noise = "scan",
         n_pieces: int = 1,
         calibrates: bool = False,
     ):
-        self.noise = NoiseScans(noise_bandwidth(header) or 1.0, source=noise)
-        self._header, self._roles, self._units, self._n_pieces = header, roles, traj_units, n_pieces
+        self.noise = NoiseScans(noise_bandwidth(source.header) or 1.0, source=noise)
+        self._source, self._roles, self._n_pieces = source, roles, n_pieces
         self._calibration = CalibrationScans() if calibrates else None
-        self._counters = Counters(header, n_frames=n_frames, roles=roles, n_pieces=n_pieces)
+        self._counters = Counters(source.header, n_frames=n_frames, roles=roles, n_pieces=n_pieces)
         self._ends = tuple(ends)
         self._open: dict[Key, _Image] = {}
         self._closed: set[Key] = set()
@@ -198,8 +195,8 @@ class Arrivals:
         if image is None:
             named = dict(zip(self._roles.groups, key, strict=True))
             waiting = Waiting(
-                self._header, named, counter=self._roles.frame, traj_units=self._units,
-                geometry=geometry_of(self._header, item),
+                self._source, named, counter=self._roles.frame,
+                geometry=geometry_of(self._source.header, item),
             )  # fmt: skip
             image = self._open[key] = _Image(waiting, self._n_pieces)
         over = image.append(item)

@@ -12,6 +12,7 @@ from .ends import End
 from .errors import UserError
 from .fit.fitter import Method, Signals
 from .noise import Noise
+from .positions import Third
 from .recon import (
     Backend,
     BartOptions,
@@ -46,6 +47,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         NoiseAdjust leaves them, with sigma = 1 per real component.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
+    traj_third : str
+        What the last column of a trajectory with one more than the image has axes is: kz, a position, which must be
+        zero; or density, a density weight, which is left out.
+    traj_file : str, optional
+        BART file (name without suffix) that has the trajectory, see `trajfile`; it goes before what readouts carry.
     fov_shift : str
         off, or header: the data are centred on the isocentre, move them to where the header has the image. Only for
         data in which neither the scanner nor another program has done that.
@@ -118,6 +124,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pieces: Annotated[int, msgspec.Meta(ge=1)] = 1
     noise: Noise = "scan"
     traj_units: str = "cycles/fov"
+    traj_third: Third = "kz"
+    traj_file: str | None = None
     fov_shift: FovShift = "off"
     coils: float | None = None
     phase_drift: PhaseDrift = "off"

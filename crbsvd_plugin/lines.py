@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def trajectory_name(header: ismrmrdHeader, encoding: int) -> str | None:
+    """Return the kind of trajectory that the header says an encoding has."""
+    name = getattr(header.encoding[encoding], "trajectory", None) if encoding < len(header.encoding) else None
+    return getattr(name, "value", name)
+
+
 def is_cartesian(header: ismrmrdHeader, encoding: int) -> bool:
     """Return whether the header says that the readouts of an encoding are Cartesian lines."""
-    name = getattr(header.encoding[encoding], "trajectory", None) if encoding < len(header.encoding) else None
-    return getattr(name, "value", name) == "cartesian"
+    return trajectory_name(header, encoding) == "cartesian"
 
 
 def line_positions(
@@ -62,19 +67,23 @@ def line_positions(
         The header tells no encoded field of view.
     """
     encoding = heads[0].encoding_space_ref
-    matrix, length = encoded_size(header, encoding)
-    told = centres(header, encoding)
-    middle = [told.get(f"kspace_encoding_step_{i}", matrix[i] // 2) for i in (1, 2)]
+    _, length = encoded_size(header, encoding)
     along = [
-        samples_from_centre(heads, n_samples),
-        np.array([[head.idx.kspace_encode_step_1 - middle[0]] for head in heads], dtype=float),
-        np.array([[head.idx.kspace_encode_step_2 - middle[1]] for head in heads], dtype=float),
-    ]
+        samples_from_centre(heads, n_samples), *(axis_position(header, heads, axis)[:, None] for axis in (1, 2)),
+    ]  # fmt: skip
     positions = np.empty((len(heads), n_samples, len(shape)))
     for axis, size in enumerate(fov):
         mrd = len(shape) - 1 - axis  # MRD counts x, y, z
         positions[..., axis] = along[mrd] * (size / length[mrd])
     return positions
+
+
+def axis_position(header: ismrmrdHeader, heads: list[AcquisitionHeader], axis: int) -> NDArray[np.float64]:
+    """Return where readouts (R,) lie along an encoded axis, 1 or 2: steps beyond the centre."""
+    encoding = heads[0].encoding_space_ref
+    matrix, _ = encoded_size(header, encoding)
+    middle = centres(header, encoding).get(f"kspace_encoding_step_{axis}", matrix[axis] // 2)
+    return np.array([getattr(head.idx, f"kspace_encode_step_{axis}") - middle for head in heads], dtype=np.float64)
 
 
 def samples_from_centre(heads: list[AcquisitionHeader], n_samples: int) -> NDArray[np.float64]:

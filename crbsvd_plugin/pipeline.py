@@ -25,9 +25,11 @@ from .group import Reconstruction, check_memory, finished, reconstruct_group, re
 from .intake import Intake
 from .kernel_cache import KernelCache
 from .mrd_header import size_of
+from .positions import Source
 from .progress import Report, counted, silent
 from .readouts import Group
 from .roles import Roles
+from .trajfile import TrajFile
 from .waiting import Waiting
 
 if TYPE_CHECKING:
@@ -94,11 +96,13 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, fitter, measured = fitting(config, report=report)
+    file = None if config.traj_file is None else TrajFile(config.traj_file, n_frames=basis.n_frames)
+    source = Source(header, config.traj_units, config.traj_third, file)
     if patience is not None:
         rehearse(len(array_shape(size_of(header, 0)[0])), basis=basis, fitter=fitter, config=config)
     report("readouts", 0, 0)
     arrivals = Arrivals(
-        header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends,
+        source, n_frames=basis.n_frames, roles=roles, ends=config.ends,
         noise=config.noise, n_pieces=config.pieces, calibrates=config.coils is not None,
     )  # fmt: skip
     batches = _checked(arrivals, config, patience, items)

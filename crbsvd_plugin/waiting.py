@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UserError
-from .geometry import Geometry, array_shape
-from .lines import is_cartesian, line_positions
+from .geometry import Geometry
 from .memory import available
-from .readouts import Group, bridged, fov_of, joined
+from .positions import Positions, Source
+from .readouts import Group, joined
 from .stack import BLOCK_BYTES, Stack
-from .trajectory import check_reach, converted, reach_of, within
+from .trajectory import within
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition, AcquisitionHeader
-    from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
 
 
@@ -27,14 +26,12 @@ class Waiting:
 
     Parameters
     ----------
-    header : ismrmrdHeader
-        MRD header.
+    source : Source
+        Where positions come from.
     key : dict of str to int
         Values of the group counters.
     counter : str
         The one that is the frame.
-    traj_units : str
-        Unit of the trajectories, see `trajectory`.
     geometry : Geometry
         Where the image lies.
 
@@ -51,20 +48,18 @@ class Waiting:
     lie on straight lines their positions go on, see `readouts.bridged`.
     """
 
-    def __init__(
-        self, header: ismrmrdHeader, key: dict[str, int], *, counter: str, traj_units: str, geometry: Geometry
-    ):
+    def __init__(self, source: Source, key: dict[str, int], *, counter: str, geometry: Geometry):
         self.key, self.geometry = key, geometry
         self.n_readouts = 0
         self.calibration: NDArray[np.complex128] | None = None
-        self._header, self._counter, self._units = header, counter, traj_units
+        self._counter = counter
         self._heads: list[AcquisitionHeader] = []
         self._ksp, self._traj = Stack(np.complex64), Stack(np.float32)
         self._n_samples = 0  # of the longest one
         self._present: dict[int, NDArray[np.bool_]] = {}  # samples of readouts that lack some, by their place
         self._shorter: list[Group] = []  # those that came before the first longer one
         self._lengths: Counter[int] = Counter()
-        self._reach: NDArray[np.float64] | None = None
+        self._positions = Positions(source, geometry)
 
     def append(self, item: Acquisition, present: NDArray[np.bool_] | None = None) -> None:
         """Copy a readout, of whose samples (S,) some may not be present.
@@ -91,7 +86,7 @@ class Waiting:
         self._heads.append(item.getHead())
         self.n_readouts += 1
         grown = self._ksp.append(data)
-        if traj.size:
+        if traj.size and not self._positions.from_file:
             self._traj.append(traj)
         left = available() if grown else None
         if left is not None and left < 2 * BLOCK_BYTES:
@@ -124,9 +119,8 @@ class Waiting:
             As for `cut`, or the trajectory cannot be in the unit it was said to be in.
         """
         box = [] if self.empty else [self.cut()]
-        if self._reach is not None:
-            shape = array_shape(self.geometry.shape)
-            check_reach(self._reach, units=self._units, shape=shape, fov=fov_of(self.geometry))
+        if self.n_readouts:
+            self._positions.close()
         return box
 
     def cut(self) -> Group:
@@ -143,13 +137,6 @@ class Waiting:
     def _arrays(self) -> Group:
         """Return what `cut` does, of readouts that are all as long."""
         heads, self._heads = self._heads, []
-        without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
-        cartesian = is_cartesian(self._header, heads[0].encoding_space_ref) and len(without) == len(heads)
-        if without and not cartesian:
-            raise UserError(
-                f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
-                "write the sample positions into the raw file"
-            )
         shapes = sorted(self._ksp.shapes)
         if len(shapes) > 1:
             raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
@@ -165,10 +152,9 @@ class Waiting:
             self.key, ksp, np.zeros(0), frame.astype(np.intp), number.astype(np.int64), stamp.astype(np.int64),
             self.geometry,
         )  # fmt: skip
-        if cartesian:
-            positions = line_positions(self._header, heads, ksp.shape[2], shape=group.shape, fov=group.fov)
-        else:
-            positions = self._positions(group)
+        positions = self._positions.find(
+            heads, self._trajectories(heads), frame=group.frame, n_samples=ksp.shape[2], present=self._present
+        )
         inside = within(positions, group.shape)
         for place, present in self._present.items():
             inside[place] &= present
@@ -178,25 +164,21 @@ class Waiting:
             group, traj=positions, weights=weights, dwell=float(heads[0].sample_time_us), calibration=self.calibration
         )
 
-    def _positions(self, group: Group) -> NDArray[np.float64]:
-        """Return the trajectories of readouts that have one, in the order of X."""
+    def _trajectories(self, heads: list[AcquisitionHeader]) -> NDArray[np.float32] | None:
+        """Return the trajectories of readouts, if they have some."""
+        without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
         axes = sorted({shape[1] for shape in self._traj.shapes})
+        given = self._traj.pop(axis=0) if axes else None
+        if given is None:
+            return None
+        if without:
+            raise UserError(
+                f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
+                "write the sample positions into the raw file"
+            )
         if len(axes) > 1:
             raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
-        traj, n_dims = self._traj.pop(axis=0), len(group.shape)
-        if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
-            raise UserError(
-                f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {group.geometry.shape}): "
-                "expected as many, further ones being zero"
-            )
-        positions = converted(traj[..., n_dims - 1 :: -1], units=self._units, shape=group.shape, fov=group.fov)
-        reach = reach_of(np.delete(positions, list(self._present), axis=0) if self._present else positions)
-        for place, present in self._present.items():
-            reach = np.maximum(reach, reach_of(positions[place, present]))
-            positions[place] = bridged(positions[place], present)
-        self._reach = reach if self._reach is None else np.maximum(reach, self._reach)
-        check_reach(self._reach, units=self._units, shape=group.shape, fov=group.fov, whole=False)
-        return positions
+        return given
 
 
 def _check_finite(ksp: NDArray[Any], *, first: int) -> None:

@@ -16,6 +16,7 @@ from crbsvd_plugin import arrival
 from crbsvd_plugin.arrival import Arrival, Arrivals
 from crbsvd_plugin.ends import ENDS
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.positions import Source
 from crbsvd_plugin.roles import Roles
 
 T, N = 5, 8
@@ -24,7 +25,7 @@ T, N = 5, 8
 def arrivals(*ends: Any, head: Any = None, n_frames: int = T, **roles: Any) -> Arrivals:
     chosen = Roles.named(roles.get("frame", "contrast"), roles.get("shots"), roles.get("groups"))
     told = head or header((N, N, 1), T, slice=3)
-    return Arrivals(told, n_frames=n_frames, roles=chosen, traj_units="cycles/fov", ends=ends)
+    return Arrivals(Source(told), n_frames=n_frames, roles=chosen, ends=ends)
 
 
 def slices(rng: np.random.Generator, n: int, *, n_shots: int = 3) -> list[Any]:

@@ -24,6 +24,7 @@ from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.group import Reconstruction
 from crbsvd_plugin.joining import Joining
 from crbsvd_plugin.pipeline import reconstruct_stream
+from crbsvd_plugin.positions import Source
 from crbsvd_plugin.readouts import Group, bridged
 from crbsvd_plugin.recon import reconstruct
 from crbsvd_plugin.roles import Roles
@@ -166,7 +167,7 @@ def test_an_image_is_complete_with_the_last_piece_of_its_last_readout(rng: np.ra
         asked: list[int] = []
         stream = taken([*items[:-3], *(last[i] for i in order), *other], asked)
         arrivals = Arrivals(
-            header((N, N, 1), T, slice=1, segment=2), n_frames=T, roles=Roles(), traj_units="cycles/fov",
+            Source(header((N, N, 1), T, slice=1, segment=2)), n_frames=T, roles=Roles(),
             ends=("slice",), n_pieces=3,
         )  # fmt: skip
         first = next(one for one in arrivals.sorted(stream) if one.complete)
@@ -297,7 +298,7 @@ def test_lines_that_end_early_lie_where_whole_lines_do(rng: np.random.Generator)
         readout(np.ones((2, n)), contrast=i, center_sample=N // 2, kspace_encode_step_1=i, scan_counter=i)
         for i, n in enumerate(lengths)
     ]
-    arrivals = Arrivals(told, n_frames=T, roles=Roles(), traj_units="cycles/fov")
+    arrivals = Arrivals(Source(told), n_frames=T, roles=Roles())
     ((batch,),) = (one.box for one in arrivals.sorted(items))
     assert isinstance(batch, Group)
     np.testing.assert_allclose(batch.traj[..., 1], np.tile(np.arange(N) - N // 2, (T, 1)), atol=1e-12)

@@ -12,6 +12,7 @@ from mrd_stream import header, readout, spokes
 
 from crbsvd_plugin.arrival import Arrivals
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.positions import Source
 from crbsvd_plugin.readouts import Group, is_imaging
 from crbsvd_plugin.roles import Roles
 from crbsvd_plugin.trajectory import UNITS, radial
@@ -24,7 +25,7 @@ def sorted_out(
 ) -> list[Group]:
     """Return the images of a stream, each with all of its readouts."""
     chosen = Roles.named(roles.get("frame", "contrast"), roles.get("shots"), roles.get("groups"))
-    arrivals = Arrivals(head or header((N, N, 1), T), n_frames=n_frames, roles=chosen, traj_units=units)
+    arrivals = Arrivals(Source(head or header((N, N, 1), T), units), n_frames=n_frames, roles=chosen)
     found = list(arrivals.sorted(items))
     assert all(arrival.complete for arrival in found)
     return [group for arrival in found for group in arrival.box]
@@ -250,7 +251,7 @@ SPOKE = np.ones((2, 2 * N))
         (lambda items: _moved(items, lambda k: k[:, :1]), {}, r"1 dimensions, the image 2"),
         (
             lambda items: _moved(items, lambda k: np.pad(k, ((0, 0), (0, 1)), constant_values=1)), {},
-            r"trajectory has 3 dimensions, the image 2 \(matrix \(8, 8, 1\)\): expected as many",
+            r"trajectory has 3 dimensions, the image 2 \(8 x 8\): .*never negative: .* say --traj-third density",
         ),
         (lambda items: _moved(items, lambda k: 0 * k), {}, r"zero everywhere"),
         (lambda items: _moved(items, lambda k: k * np.nan), {}, r"NaN or infinite"),

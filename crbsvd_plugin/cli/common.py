@@ -138,6 +138,14 @@ _READING = {
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
     ),
+    "traj_third": click.option(
+        "--traj-third", type=click.Choice(["kz", "density"]), default="kz", show_default=True,
+        help="What one column more than the image has axes is: a position (zeros), or a density weight, not used.",
+    ),
+    "traj_file": click.option(
+        "--traj-file", metavar="NAME", callback=file_name,
+        help="BART file with the trajectory (3 samples readouts 1 1 frames), which goes before that of the readouts.",
+    ),
     "fov_shift": click.option(
         "--fov-shift", type=click.Choice(["off", "header"]), default="off", show_default=True,
         help="Move data that are centred on the isocentre to where the header has the image.",
