@@ -3,7 +3,8 @@
 Readouts may come in any order. An image is complete at the end of the stream, or before that where `ends` says so: at
 the flag for the last readout of the measurement, the slice, ... or when the next image begins. Readouts have numbers
 (`scan_counter`); where some between the lowest that has come and the last one are missing, they may only be late, and
-are waited for as long as those that come fill gaps.
+are waited for as long as those that come fill gaps. Where all numbers of an image are alike, gaps are frames and shots
+without a readout.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from .compression import CalibrationScans
 from .counters import Counters
 from .ends import End, Key, ended
 from .errors import UserError
-from .joining import Joining
 from .mrd_header import geometry_of, noise_bandwidth
 from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
@@ -26,6 +26,7 @@ from .positions import Source
 from .readouts import CALIBRATION_FLAGS, NOISE_FLAG, VIRTUAL, Group, is_imaging
 from .roles import Roles
 from .stack import BLOCK_BYTES
+from .tally import Tally
 from .waiting import Waiting
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Arrival:
         These are the last ones.
     received : dict of str to int
         Of a complete image: readouts that were ``used``, that came ``twice`` and were left out, that are ``missing``
-        between the first and the last, of this image or another one, and of those used the ``partial`` ones, which
+        between the first and the last, of this image or another one (without numbers: frames and shots that have
+        none), and of those used the ``partial`` ones, which
         have fewer samples than others. Where readouts come in pieces, these are what came twice or is missing.
     """
 
@@ -107,7 +109,7 @@ class Arrivals:
         self._calibration = CalibrationScans() if calibrates else None
         self._counters = Counters(source.header, n_frames=n_frames, roles=roles, n_pieces=n_pieces)
         self._ends = tuple(ends)
-        self._open: dict[Key, _Image] = {}
+        self._open: dict[Key, Tally] = {}
         self._closed: set[Key] = set()
         self._numbers = Numbers()
         self._seen: set[bytes] = set()
@@ -159,7 +161,7 @@ class Arrivals:
         if self._late:
             logger.warning("%d readouts came after their image was complete, and are left out", self._late)
 
-    def _take(self, item: Acquisition) -> tuple[_Image | None, list[Acquisition]]:
+    def _take(self, item: Acquisition) -> tuple[Tally | None, list[Acquisition]]:
         """Give a readout, or a piece of one, to its image.
 
         Return the image, None if it is not part of one, came twice or too late; and the readouts that are whole now.
@@ -198,7 +200,7 @@ class Arrivals:
                 self._source, named, counter=self._roles.frame,
                 geometry=geometry_of(self._source.header, item),
             )  # fmt: skip
-            image = self._open[key] = _Image(waiting, self._n_pieces)
+            image = self._open[key] = Tally(waiting, self._n_pieces, self._counters.expected(item.encoding_space_ref))
         over = image.append(item)
         if image.waiting.n_readouts >= VIRTUAL:
             self._calibrated(image)
@@ -210,7 +212,7 @@ class Arrivals:
             kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
             self._calibration.add(item.data[:, kept], item.idx.slice)
 
-    def _calibrated(self, image: _Image) -> None:
+    def _calibrated(self, image: Tally) -> None:
         """Settle what is known of the coils of an image, unless that has been done."""
         if self._calibration is not None and not image.calibrated:
             image.calibrated = True
@@ -232,13 +234,15 @@ class Arrivals:
             for key in ended(whole, own, self._open, ends=self._ends, roles=self._roles):
                 one = self._open.get(key)
                 if one is not None and one.missing is None:
-                    one.missing = self._numbers.missing(self._numbers.base, whole.scan_counter)
+                    one.missing = self._missing(one, self._numbers.base, whole.scan_counter)
                     one.ended = whole.scan_counter
         for key, one in list(self._open.items()):
             if one.missing is None:
                 continue
-            if one.missing and self._numbers.new and self._numbers.base < item.scan_counter < one.ended:
-                one.missing, one.waited = one.missing - 1, 0
+            filled = self._numbers.new and self._numbers.base < item.scan_counter < one.ended
+            if one.missing and (filled or not one.numbered):
+                still = one.missing - 1 if one.numbered else one.expected.missing
+                one.missing, one.waited = still, 0 if still < one.missing else one.waited
             if not one.missing or one.waited >= _PATIENCE:
                 self._numbers.give_up(one.ended)
                 yield self._close(key)
@@ -252,41 +256,17 @@ class Arrivals:
         received = {
             "used": image.waiting.n_readouts,
             "twice": image.twice,
-            "missing": self._numbers.missing(image.first, image.last),
+            "missing": self._missing(image, image.first, image.last),
             "partial": image.waiting.n_partial,
         }
         if any((received["twice"], received["missing"], received["partial"])):
             logger.warning(
-                "image %s: %d readouts; %d that came twice are left out, %d between the first and the last are "
-                "missing, %d have fewer samples than others", image.waiting.key, *received.values(),
+                "image %s: %d readouts; %d that came twice are left out, %d %s are missing, %d have fewer samples than "
+                "others", image.waiting.key, received["used"], received["twice"], received["missing"],
+                "between the first and the last" if image.numbered else "that frames and shots should have",
+                received["partial"],
             )  # fmt: skip
         return Arrival(image.waiting, image.waiting.last(), complete=True, received=received)
 
-
-class _Image:
-    """An image that is not complete."""
-
-    def __init__(self, waiting: Waiting, n_pieces: int):
-        self.waiting = waiting
-        self.calibrated = False
-        self._joining = Joining(n_pieces)
-        self.twice = 0
-        self.first = self.last = -1  # lowest and highest number of its readouts
-        self.missing: int | None = None  # of the numbers up to the last one; None: not said to be complete
-        self.ended = 0
-        self.waited = 0
-
-    def append(self, item: Acquisition) -> list[Acquisition]:
-        """Take a readout or a piece of one; return the readouts that are whole now, or will never be."""
-        number = item.scan_counter
-        self.first = number if self.first < 0 else min(self.first, number)
-        self.last = max(self.last, number)
-        over = self._joining.add(item)
-        for whole, present in over:
-            self.waiting.append(whole, present)
-        return [whole for whole, _ in over]
-
-    def end(self) -> None:
-        """Take what lacks pieces: nothing else will come."""
-        for whole, present in self._joining.rest():
-            self.waiting.append(whole, present)
+    def _missing(self, image: Tally, first: int, last: int) -> int:
+        return self._numbers.missing(first, last) if image.numbered else image.expected.missing

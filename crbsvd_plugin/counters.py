@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import UserError
 from .mrd_header import limits
+from .numbers import Expected
 from .roles import COUNTERS, Roles
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Counters:
         Raises
         ------
         UserError
-            Frames do not fit the basis, or a counter varies without a role.
+            Frames do not fit the basis, a group counter leaves the limits in the header, or a counter varies without
+            a role.
         """
         roles, counter = self._roles, self._roles.frame
         self._largest = max(self._largest, getattr(item.idx, counter))
@@ -68,6 +70,14 @@ class Counters:
                 f"raw data have {n_data} frames (counter {counter!r}), the basis has {self._n_frames}: "
                 "take the basis of this sequence, or name the counter of the frames (--frame)"
             )
+        for name in roles.groups:
+            # every value is an image, with sums of its own
+            low, high = self._told(item.encoding_space_ref).get(name, (0, 2**16))
+            if not low <= getattr(item.idx, name) <= high:
+                raise UserError(
+                    f"readout {item.scan_counter} has {name} {getattr(item.idx, name)}, the limits in the header are "
+                    f"{low} to {high}: mend one of them"
+                )
         for other in COUNTERS:
             if other not in (counter, *roles.shots, *roles.groups) and (other != "segment" or self._n_pieces == 1):
                 value = getattr(item.idx, other)
@@ -76,6 +86,15 @@ class Counters:
                         f"counter {other!r} takes 2 values or more in the raw data but has no role: "
                         "name it among the shots (summed) or the groups (apart)"
                     )
+
+    def expected(self, encoding: int) -> Expected:
+        """Return the readouts that an image should have: all frames of the basis in all shots that the header tells of.
+
+        Encoding steps and segments are left out: they need not go through all frames.
+        """
+        told = self._told(encoding)
+        shots = [name for name in self._roles.shots if not name.startswith(("kspace", "segment")) and name in told]
+        return Expected({self._roles.frame: (0, self._n_frames - 1)} | {name: told[name] for name in shots})
 
     def close(self) -> None:
         """Say what is missing, once all readouts are there."""

@@ -49,11 +49,12 @@ def test_shots_are_summed_and_groups_are_apart(rng: np.random.Generator) -> None
         for number in (1, 0)  # the later slice first
         for item in spokes(rng, T, N, n_shots=2, slice=number, position=(0, 0, 10.0 * number))
     ]
-    scan = sorted_out(items)
+    told = header((N, N, 1), T, slice=1, repetition=1)
+    scan = sorted_out(items, told)
     assert [group.key["slice"] for group in scan] == [0, 1]
     assert [group.geometry.position[2] for group in scan] == [0, 10]
     assert [group.ksp.shape[1] for group in scan] == [2 * T, 2 * T]
-    apart = sorted_out(items, groups=["slice", "repetition"])
+    apart = sorted_out(items, told, groups=["slice", "repetition"])
     assert [tuple(group.key.values()) for group in apart] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     np.testing.assert_array_equal(apart[3].ksp, scan[1].ksp[:, T:])
 
@@ -69,8 +70,9 @@ def test_another_counter_can_be_the_frame(rng: np.random.Generator) -> None:
 
 def test_the_order_of_the_readouts_does_not_matter(rng: np.random.Generator) -> None:
     items = spokes(rng, T, N, n_shots=2) + spokes(rng, T, N, slice=1)
-    straight = sorted_out(items)
-    shuffled = sorted_out([items[i] for i in rng.permutation(len(items))])
+    told = header((N, N, 1), T, slice=1)
+    straight = sorted_out(items, told)
+    shuffled = sorted_out([items[i] for i in rng.permutation(len(items))], told)
     for one, other in zip(straight, shuffled, strict=True):
         # a readout is known by its first sample
         order = [int(np.flatnonzero(other.ksp[0, :, 0] == first)[0]) for first in one.ksp[0, :, 0]]
