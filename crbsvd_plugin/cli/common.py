@@ -127,8 +127,24 @@ _READING = {
         help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
         "the measurement, slice, repetition, ..., or next: another image begins.",
     ),
+    "pieces": click.option(
+        "--pieces", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Readouts come in N pieces, which the MRD counter segment tells apart: join them.",
+    ),
+    "noise": click.option(
+        "--noise", type=click.Choice(["scan", "upstream"]), default="scan", show_default=True,
+        help="Prewhiten with the noise scan, if there is one; or the data come prewhitened, with sigma = 1.",
+    ),
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
+    ),
+    "traj_third": click.option(
+        "--traj-third", type=click.Choice(["kz", "density"]), default="kz", show_default=True,
+        help="What one column more than the image has axes is: a position (zeros), or a density weight, not used.",
+    ),
+    "traj_file": click.option(
+        "--traj-file", metavar="NAME", callback=file_name,
+        help="BART file with the trajectory (3 samples readouts 1 1 frames), which goes before that of the readouts.",
     ),
     "fov_shift": click.option(
         "--fov-shift", type=click.Choice(["off", "header"]), default="off", show_default=True,
