@@ -1,4 +1,4 @@
-"""Figures of a sweep: losses against the crb weight, and the approximate against the exact bound."""
+"""Figures of a sweep (losses against the crb weight, approximate against exact bounds) and of a study."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .advice import Choice, Row
 from .weighting import ALL, SIGNAL
 
 if TYPE_CHECKING:
+    from . import outcome
     from .assess import Tally
 
 _PANELS = {
@@ -71,6 +72,62 @@ def losses(rows: Sequence[Row], choice: Choice, path: Path) -> None:
     keys.append(_line("recommended", color="k", linestyle="", marker="o", markerfacecolor="none", markersize=10))
     figure.legend(handles=keys, loc="outside lower center", ncols=-(-len(keys) // 2), fontsize="small")
     _save(figure, path)
+
+
+def study(rows: Sequence[outcome.Row], path: Path) -> None:
+    """Draw Fig. 4: bias and standard deviation against the rank, a line for each crb weight, with standard errors.
+
+    Parameters
+    ----------
+    rows : sequence of outcome.Row
+        What was found.
+    path : Path
+        The PNG file, a row of panels for each parameter. A dashed line is the bound of all frames, dotted ones those of
+        the coefficients. Of one fingerprint everything has the unit of the parameter; of several it is relative to
+        the bound of all frames, and the root mean square over all fingerprints that have one.
+    """
+    parameters = list(dict.fromkeys(row.parameter for row in rows))
+    weights, ranks = (sorted({getattr(row, name) for row in rows}) for name in ("crb_weight", "rank"))
+    several = len({row.fingerprint for row in rows}) > 1
+    figure = _figure(10, 1 + 3.2 * len(parameters))
+    axes = figure.subplots(len(parameters), 2, squeeze=False, sharex=True)
+    for (left, right), name in zip(axes, parameters, strict=True):
+        for colour, weight in zip(_colours(len(weights)), weights, strict=True):
+            cases = [[r for r in rows if (r.parameter, r.crb_weight, r.rank) == (name, weight, rank)] for rank in ranks]
+            bias, sd, bound = (np.array([_together(case, key, several) for case in cases]).T for key in _DRAWN)
+            for axis, (value, error) in ((left, bias), (right, sd)):
+                axis.errorbar(ranks, value, error, fmt=".-", capsize=3, color=colour, label=f"crb weight {weight:g}")
+            right.plot(ranks, bound[0], ":", color=colour, label=f"CRB of K coefficients, {weight:g}")
+        whole = _together([row for row in rows if row.parameter == name], ("crb", None), several)[0]
+        right.axhline(whole, ls="--", color="k", lw=1, label="CRB of all frames")
+        left.axhline(0, ls="--", color="k", lw=1)
+        unit = "relative to the CRB" if several else next(f"[{r.unit}]" if r.unit else "" for r in rows)
+        left.set_ylabel(f"bias of {name} {unit}".rstrip())
+        right.set_ylabel(f"standard deviation of {name} {unit}".rstrip())
+        for axis in (left, right):
+            axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("number of coefficients K")
+    axes[0, 1].legend(fontsize="small")
+    _save(figure, path)
+
+
+_DRAWN = (("bias", "bias_se"), ("sd", "sd_se"), ("crb_compressed", None))
+
+
+def _together(rows: Sequence[outcome.Row], keys: tuple[str, str | None], several: bool) -> tuple[float, float]:
+    """Return a figure and its standard error, of one fingerprint as they are; NaN where there is none."""
+    value, error = (np.array([getattr(row, key) if key else 0.0 for row in rows], np.float64) for key in keys)
+    scale = np.array([row.crb for row in rows]) if several else np.ones(len(rows))
+    known = np.isfinite(value) & np.isfinite(scale) & np.isfinite(error)
+    if not known.any():
+        return math.nan, 0.0
+    value, error = value[known] / scale[known], error[known] / scale[known]
+    if not several:
+        return float(value[0]), float(error[0])
+    total = math.sqrt(float(np.mean(value**2)))
+    spread = math.sqrt(float(np.sum((value * error) ** 2))) / len(value)
+    return total, spread / total if total else 0.0
 
 
 def _shown(known: Sequence[int], chosen: int) -> list[int]:

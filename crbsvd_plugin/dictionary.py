@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,21 +185,42 @@ def compress(
     progress : callable, optional
         Called with the number of atoms after each batch.
     """
-    theta, coeff, jac = [], [], []
+    return compress_each(model, prior, [basis], jacobian=jacobian, progress=progress)[0]
+
+
+def compress_each(
+    model: SignalModel,
+    prior: Prior,
+    bases: Sequence[Basis],
+    *,
+    jacobian: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> list[Dictionary]:
+    """Simulate a prior once, and compress it with each of several bases; see `compress`."""
+    theta: list[NDArray[np.float64]] = []
+    coeff: list[list[NDArray[Any]]] = [[] for _ in bases]
+    jac: list[list[NDArray[Any]]] = [[] for _ in bases]
     classes = prior.atoms(model.parameters)
     for batch in iter_batches(model, classes, jacobian=jacobian, strided=False, progress=progress):
         theta.append(batch.theta)
-        coeff.append(basis.project(batch.signal))
-        if batch.jac is not None:
-            jac.append(basis.project(batch.jac))
-    edge = [_at_an_end(atoms.theta) for atoms in classes]
-    coefficients, norm = _normalised(np.concatenate(coeff))
-    return Dictionary(
-        model.parameters,
-        np.concatenate(theta),
-        coefficients.astype(np.complex64),
-        norm.astype(np.float32),
-        np.concatenate(edge),
-        basis.digest,
-        np.concatenate(jac).astype(np.complex64) if jac else None,
-    )
+        for i, basis in enumerate(bases):
+            coeff[i].append(basis.project(batch.signal))
+            if batch.jac is not None:
+                jac[i].append(basis.project(batch.jac).astype(np.complex64))
+    edge = np.concatenate([_at_an_end(atoms.theta) for atoms in classes])
+    atoms = np.concatenate(theta)
+    found = []
+    for i, basis in enumerate(bases):
+        coefficients, norm = _normalised(np.concatenate(coeff[i]))
+        found.append(
+            Dictionary(
+                model.parameters,
+                atoms,
+                coefficients.astype(np.complex64),
+                norm.astype(np.float32),
+                edge,
+                basis.digest,
+                np.concatenate(jac[i]) if jac[i] else None,
+            )
+        )
+    return found

@@ -24,7 +24,7 @@ from .fold import BasisAccumulator
 from .model import SignalModel
 from .prior import Atoms, Prior, split
 from .progress import Report, counted
-from .training import State, Training, resume
+from .training import State, Training, number_of_atoms, resume
 from .weighting import ALL, SIGNAL, Weighting
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Plan:
                 yield 1
 
         progress = counted(report, "held-out fingerprints", sum(len(piece.theta) for piece in queue))
-        resume(tally, queue, steps, keeper=keeper, progress=progress)
+        resume(tally, queue, steps, keeper=keeper, progress=progress, size=number_of_atoms)
         return tally
 
     def _rows(self, tally: Tally) -> Iterator[Row]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ _CHUNK = 2
 _N_CHUNKS = 128
 _GROUP = 4
 
+T = TypeVar("T")
 State = tuple[dict[str, Any], dict[str, "NDArray[Any]"]]
 
 
@@ -112,6 +113,7 @@ class Training:
             lambda rest: self._steps(accumulator, rest, len(queue), pool),
             keeper=keeper,
             progress=progress,
+            size=number_of_atoms,
         )
         return accumulator
 
@@ -158,6 +160,11 @@ class Training:
         return accumulator.state()
 
 
+def number_of_atoms(piece: Atoms) -> int:
+    """Return how many fingerprints a batch has."""
+    return len(piece.theta)
+
+
 class Resumable(Protocol):
     """What a long run fills, and can give and take as plain values and arrays."""
 
@@ -170,11 +177,12 @@ class Resumable(Protocol):
 
 def resume(
     filled: Resumable,
-    queue: Sequence[Atoms],
-    steps: Callable[[Sequence[Atoms]], Iterable[int]],
+    queue: Sequence[T],
+    steps: Callable[[Sequence[T]], Iterable[int]],
     *,
     keeper: Checkpoint | None,
     progress: Callable[[int], object] | None,
+    size: Callable[[T], int],
 ) -> None:
     """Work off a queue, from where a checkpoint says that it was left.
 
@@ -182,19 +190,21 @@ def resume(
     ----------
     filled : Resumable
         Is filled.
-    queue : sequence of Atoms
-        All batches, in a fixed order.
+    queue : sequence
+        All batches of the work, in a fixed order.
     steps : callable
         Given the batches that are left, fills, and yields after each step how many batches it took.
     keeper : Checkpoint, optional
         Keeps what is done every now and then, and at the end.
     progress : callable, optional
-        Called with the number of atoms just done.
+        Called with the size of what was just done.
+    size : callable
+        Gives the size of a batch.
     """
 
-    def tell(done: Sequence[Atoms]) -> None:
+    def tell(done: Sequence[T]) -> None:
         if progress is not None and done:
-            progress(sum(len(piece.theta) for piece in done))
+            progress(sum(map(size, done)))
 
     n_done = 0
     found = None if keeper is None else keeper.load()

@@ -16,13 +16,13 @@ import pytest
 from crbsvd_plugin import bundle, charts, sweep
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
+from crbsvd_plugin.cli.common import numbers
 from crbsvd_plugin.progress import silent
 
 SMALL = ("--train", "60", "--rank", "4", "--crb-weights", "0,0.5", "--threads", "1")
 SWEEP = ("sweep", "spec.toml", "-o", "out", *SMALL)
 FILES = ["scatter.png", "sweep.csv", "sweep.json", "sweep.png"]
 ONLY = ("--class-weight", "csf:T1=0", "--parameter-weight", "T2=3", "--class-weight", "fat=0.25")
-numbers = importlib.import_module("crbsvd_plugin.cli.sweep")._numbers
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from ..errors import UserError, nearest
 VERBS = {
     "basis": "Make a basis, and the dictionary to match with.",
     "sweep": "Compare every weight and rank of a basis, and say which to take.",
+    "study": "Bias and standard deviation of parameters by simulation, beside their bounds.",
     "info": "Say what a basis is.",
     "simulate": "Write raw data of a digital phantom, and its true maps.",
     "recon": "Reconstruct coefficient images from raw data.",

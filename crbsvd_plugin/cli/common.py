@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from .. import threads
 from ..errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_MOST = 1000
 
 
 def file_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -48,6 +50,25 @@ def within(low: float, high: float) -> Callable[[click.Context, click.Parameter,
         return value
 
     return check
+
+
+def numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    """Read numbers with commas, and low:high:step."""
+    try:
+        parts = [[float(number) for number in part.split(":")] for part in text.split(",")]
+        found: list[float] = []
+        for part in parts:
+            low, high, step = (part[0], part[0], 1.0) if len(part) == 1 else part
+            # `high` is among them where the steps end there but for rounding
+            n_steps = math.floor((high - low) / step + 1e-9)
+            if n_steps >= _MOST:
+                raise ValueError
+            found += [round(low + i * step, 12) for i in range(n_steps + 1)]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r}, expected numbers with commas, or low:high:step of at most {_MOST} numbers", context, parameter
+        ) from None
+    return tuple(dict.fromkeys(found))
 
 
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
@@ -294,6 +315,8 @@ def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable
 
 fitting_options = _as_one("fitting", _FITTING)
 """Give a verb that fits maps the options of `fit.fitter.prepared` and --std, as one argument `fitting`."""
+estimating_options = _as_one("estimating", {k: _FITTING[k] for k in ("method", "refine", "fit_starts", "signals")})
+"""Give a verb that fits without images the options of `bench.Way`, as one argument `estimating`."""
 reading_options = _as_one("settings", _READING)
 """Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""
 training_options = _as_one("training", _TRAINING)

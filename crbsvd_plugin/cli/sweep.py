@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import click
 
 from . import common
-
-_MOST = 1000
-
-
-def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
-    """Read numbers with commas, and low:high:step."""
-    try:
-        parts = [[float(number) for number in part.split(":")] for part in text.split(",")]
-        numbers: list[float] = []
-        for part in parts:
-            low, high, step = (part[0], part[0], 1.0) if len(part) == 1 else part
-            # `high` is among them where the steps end there but for rounding
-            n_steps = math.floor((high - low) / step + 1e-9)
-            if n_steps >= _MOST:
-                raise ValueError
-            numbers += [round(low + i * step, 12) for i in range(n_steps + 1)]
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r}, expected numbers with commas, or low:high:step of at most {_MOST} numbers", context, parameter
-        ) from None
-    return tuple(dict.fromkeys(numbers))
 
 
 @click.command(short_help="Compare every weight and rank of a basis, and say which to take.")
@@ -38,7 +16,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     "--crb-weights",
     default="0:0.9:0.1",
     show_default=True,
-    callback=_numbers,
+    callback=common.numbers,
     help="Numbers with commas, low:high:step.",
 )
 @click.option("--rank", type=int, default=10, show_default=True, help="Ranks 1 to this one.")

@@ -89,6 +89,12 @@ class Emulator:
         slope = self.box.slope(theta)
         return value, jac / np.where(slope > 0, slope, np.inf)[..., None]
 
+    def truncated(self, rank: int) -> Emulator:
+        """Return the map to the first `rank` coefficients; errors stay those of all, relative to all of them."""
+        kept = self.columns < 2 * rank
+        polynomial = np.ascontiguousarray(self.polynomial[..., kept])
+        return replace(self, rank=rank, columns=self.columns[kept], polynomial=polynomial)
+
     def _by_unit(self, u: NDArray[np.float64]) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
         """Return the values (B, K) and derivatives (B, P, K) to u at u (B, P)."""
         from .chebyshev import evaluate

@@ -58,6 +58,19 @@ class Fitter:
     refine: bool = False
     perk: Perk | None = None
 
+    def truncated(self, basis: Basis) -> Fitter:
+        """Return the same way of fitting with the first columns of the basis, which `basis` has.
+
+        Raises
+        ------
+        ValueError
+            It is a regression, which must be trained anew.
+        """
+        if self.perk is not None:
+            raise ValueError("a kernel regression belongs to the rank that it was trained for")
+        forward = None if self.forward is None else self.forward.truncated(basis.rank)
+        return replace(self, dictionary=self.dictionary.truncate(basis), forward=forward)
+
     def fit(
         self,
         coeff: NDArray[Any],

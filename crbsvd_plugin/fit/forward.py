@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,6 +32,9 @@ class CompressedModel(Protocol):
 
     def value_and_jacobian(self, theta: NDArray[Any]) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
         """Return phi^H s (B, K) and its derivatives (B, P, K) of theta (B, P), SI units, which lie in the box."""
+
+    def truncated(self, rank: int) -> CompressedModel:
+        """Return the map to the first `rank` coefficients."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,7 @@ class Simulated:
             signal, derivatives = self.model.signal_and_jacobian(theta[some])
             value[some], jac[some] = signal @ self.phi.conj(), derivatives @ self.phi.conj()
         return value, jac
+
+    def truncated(self, rank: int) -> Simulated:
+        """Return the map to the first `rank` coefficients."""
+        return replace(self, phi=self.phi[:, :rank])
