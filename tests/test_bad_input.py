@@ -259,7 +259,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("info", "nothing"), "cannot read nothing.hdr"),
     (("info", "c"), "is it a basis?"),
     (("info", ""), "the name is empty"),
-    ((*RECON, "--iteration", "3"), "Did you mean one of: '--iterations', '--tolerance', '--traj-third'?); see 'crbsvd recon --help'"),
+    ((*RECON, "--iteration", "3"), "Did you mean one of: '--iterations', '--tolerance', '--traj-third'?)"),
     ((*RECON[:3], "more", *RECON[3:]), "unexpected extra argument (more)"),
     (RECON[:3], "Missing option '-o' / '--output'; see 'crbsvd recon --help'"),
     (("recon",), "Missing argument 'RAW'"),

@@ -139,6 +139,11 @@ class QmtHsfp:
         return int(self.alpha.size)
 
     @property
+    def n_cycles(self) -> int:
+        """Number of cycles, each repeated by itself."""
+        return len(self.alpha)
+
+    @property
     def spec(self) -> dict[str, Any]:
         """The settings, SI units, from which `models.build` makes this model again."""
         return {"name": self.name, "alpha": self.alpha.tolist(), "TRF": self.trf.tolist(), "tr": self.tr}
