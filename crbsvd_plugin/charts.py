@@ -84,7 +84,7 @@ def study(rows: Sequence[outcome.Row], path: Path) -> None:
     path : Path
         The PNG file, a row of panels for each parameter. A dashed line is the bound of all frames, dotted ones those of
         the coefficients. Of one fingerprint everything has the unit of the parameter; of several it is relative to
-        the bound of all frames, and the root mean square over all fingerprints that have one.
+        the bound of all frames, and the root mean square over all fingerprints that have one (noise of biases too).
     """
     parameters = list(dict.fromkeys(row.parameter for row in rows))
     weights, ranks = (sorted({getattr(row, name) for row in rows}) for name in ("crb_weight", "rank"))
@@ -108,6 +108,7 @@ def study(rows: Sequence[outcome.Row], path: Path) -> None:
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("number of coefficients K")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 1].legend(fontsize="small")
     _save(figure, path)
 

@@ -17,13 +17,19 @@ import pytest
 
 BATCHES, SWEPT, RANK = 27, (27, 13), 4
 BASIS = ("basis", "spec.toml", "--train", "400", "--atoms", "300", "--rank", str(RANK))
+MEASURED = 2 * 2 * 5
+STUDY = (
+    "study", "spec.toml", "--train", "400", "--atoms", "300", "--ranks", "3,4", "--measurements", "80",
+    "--at", "T1=0.81,T2=60ms",
+)  # fmt: skip
 SWEEP = ("sweep", "spec.toml", "--train", "600", "--crb-weights", "0,0.4", "--rank", str(RANK))
 # The command with small batches that is saved after each of them. It tells what it begins, and dawdles
 # for a moment, so that saving is not all that it is killed at.
 RUNNER = """
 import os, sys, time
-from crbsvd_plugin import batches, bundle, charts, checkpoint, cli, sweep, training
-batches.BATCH = 16
+from crbsvd_plugin import batches, bench, bundle, campaign, charts, checkpoint, cli, sweep, training
+batches.BATCH = campaign.BLOCK = 16
+campaign._BLOCKS = 1
 checkpoint.Checkpoint.__init__.__kwdefaults__["every"] = 0.0
 def told(where, name, what, pause=0.0):
     function = getattr(where, name)
@@ -34,6 +40,7 @@ def told(where, name, what, pause=0.0):
     setattr(where, name, wrapped)
 for module in (training, sweep):
     told(module, "simulate", "simulate", 0.002)
+told(bench.Bench, "fit", "fit", 0.002)
 told(checkpoint.Checkpoint, "save", "save")
 told(bundle, "compress", "compress")
 told(bundle, "save", "write")
@@ -196,4 +203,30 @@ def test_a_sweep_with_its_held_out_part(
     assert held_out[-1] > 0
     assert resumed(folder)[-1] == SWEPT[0]
     assert sum(SWEPT) <= [*begun, *lines].count("simulate") <= sum(SWEPT) + n_stops
+    assert contents(folder) == whole(*arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "method"), [(signal.SIGKILL, "matching"), (signal.SIGINT, "nlls")])
+def test_a_study_with_its_measurements(
+    tmp_path: Path, whole: Callable[..., dict[str, bytes]], how: signal.Signals, method: str
+) -> None:
+    arguments = (*STUDY, "-o", "out", "--method", method, "--threads", "1")
+    folder, moments = folder_of(tmp_path, "stopped"), random.Random(method)
+    begun: list[str] = []
+    # a saved batch or fit is two things begun; three stops while fingerprints are folded, six while they are fitted
+    plan = [*(moments.randrange(14, 20) for _ in range(3)), *(moments.randrange(4, 8) for _ in range(6))]
+    for after in plan:
+        process = start(*arguments, "--checkpoint", "run.ckpt", cwd=folder)
+        status, lines = stopped(process, how, after, moments.uniform(0, 0.01))
+        begun += lines
+        assert status == (130 if how == signal.SIGINT else -how)
+        assert contents(folder) == {}
+    process = start(*arguments, "--checkpoint", "run.ckpt", cwd=folder)
+    status, lines = stopped(process, how, 999, 0)
+    assert status == 0
+    counts = resumed(folder, r"run\.ckpt\.measured-[0-9a-f]{8}")
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+    assert MEASURED <= [*begun, *lines].count("fit") <= MEASURED + len(plan)
     assert contents(folder) == whole(*arguments)
