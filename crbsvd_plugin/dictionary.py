@@ -184,7 +184,13 @@ def compress(
         Keep the compressed derivatives too.
     progress : callable, optional
         Called with the number of atoms after each batch.
+
+    Raises
+    ------
+    UserError
+        The model has another number of frames than the basis, or as `batches.iter_batches`.
     """
+    basis.check_frames(model)
     theta, coeff, jac = [], [], []
     classes = prior.atoms(model.parameters)
     for batch in iter_batches(model, classes, jacobian=jacobian, strided=False, progress=progress):
