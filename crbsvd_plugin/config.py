@@ -103,8 +103,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Take a step off the grid of the dictionary after matching, see `fit.refine`.
     fit_starts : int
         Distinct starts of each voxel, for nlls.
-    signals : str
-        emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
+    signals : str, optional
+        emulated, or exact: where nlls has the signals from; default depends on the number of parameters, see
+        `fit.fitter.prepared`.
     b1, b0 : str, optional
         Measured maps, see `fieldmap.load`: what they tell is not fitted.
     std : bool
@@ -150,7 +151,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     method: Method = "matching"
     refine: bool = False
     fit_starts: int = 1
-    signals: Signals = "emulated"
+    signals: Signals | None = None
     b1: str | None = None
     b0: str | None = None
     std: bool = False

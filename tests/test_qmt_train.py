@@ -286,5 +286,5 @@ def test_basis_of_another_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = models.build({"name": "qmt-hsfp", "alpha": ALPHA, "TRF": TRF})
     phi = np.linalg.qr(np.random.default_rng(0).standard_normal((12, 3)))[0]
     basis = Basis(phi, np.ones(3), json.loads(json.dumps({"model": model.spec})))
-    with pytest.raises(UserError, match="the basis has 12 frames, the sequence in its sidecar 10: make it again"):
+    with pytest.raises(UserError, match="the model has 10 frames, the basis 12: they do not belong together"):
         compressed_tangents(np.array([[0.2, 0.5, 13, 16, 3, 12e-6, 0, 1]]), basis=basis)

@@ -122,8 +122,8 @@ _FITTING = {
         help="nlls: distinct atoms to start from in every voxel; the least sum of squares counts.",
     ),
     "signals": click.option(
-        "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
-        help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
+        "--signals", type=click.Choice(["emulated", "exact"]),
+        help="nlls: signals of a polynomial that is as good (default for up to 5 parameters), or of the model itself.",
     ),
     "b1": click.option(
         "--b1", metavar="FILE", callback=file_name,
