@@ -2,6 +2,8 @@
 # Everything is kept inside this folder, compiled kernels too (`make clean` removes it).
 
 PYTHON := .venv/bin/python
+# two processes, each with whole files: half of the time tests wait for processes that they have started
+PARALLEL := --numprocesses 2 --dist loadfile
 export CRBSVD_CACHE ?= $(CURDIR)/.cache
 
 .PHONY: help demo test test-slow test-all bench lint types layers venv programs clean
@@ -13,7 +15,7 @@ demo: venv programs  ## the whole way on a phantom: maps and a table of errors, 
 	.venv/bin/crbsvd demo demo-output --force
 
 test: venv programs  ## the fast tests
-	$(PYTHON) -m pytest -m 'not slow'
+	$(PYTHON) -m pytest -m 'not slow' $(PARALLEL)
 
 # 5 is pytest's answer when no test is marked slow
 test-slow: venv programs  ## the slow tests alone

@@ -11,7 +11,7 @@ import numpy as np
 
 from crbsvd_plugin import Parameter, compute_basis, models, phantom
 from crbsvd_plugin.dictionary import Dictionary, compress
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 
 MATRIX, RANK, SNR = 256, 5, 50.0
 _TRAINED, _WEIGHT = 20_000, 0.3

@@ -30,7 +30,7 @@ from crbsvd_plugin.fit.emulator import Emulator, emulate
 from crbsvd_plugin.fit.forward import CompressedModel, Simulated
 from crbsvd_plugin.fit.matching import match
 from crbsvd_plugin.fit.result import Maps
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.training import compute_basis
 
 _VOXELS, _ATOMS, _RANK, _NOISE = 256 * 256, 3000, 5, 0.02

@@ -28,7 +28,7 @@ from crbsvd_plugin.equations import Equations
 from crbsvd_plugin.intake import Intake
 from crbsvd_plugin.mrd_header import parse_header
 
-_QUEUE = 256  # readouts that a host may be ahead
+_QUEUE = 64  # readouts that a host may be ahead: 2 MB, what the buffers of a connection hold
 _REPEATS = 3
 
 

@@ -31,7 +31,7 @@ from crbsvd_plugin.fit.emulator import emulate
 from crbsvd_plugin.fit.fitter import Fitter
 from crbsvd_plugin.fit.forward import Simulated
 from crbsvd_plugin.fit.result import Maps
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.training import compute_basis
 
 _VOXELS, _RANK, _SNR, _SHARE = 65_536, 5, (20.0, 50.0), 16

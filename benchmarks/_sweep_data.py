@@ -23,7 +23,7 @@ PEER_WEIGHT = 0.5
 def simulate(path: Path, n_atoms: int | None) -> int:
     """Write the fingerprints of Table I, or of about so many of its atoms; return the number of batches."""
     from crbsvd_plugin import crb, iter_batches, models
-    from crbsvd_plugin.prior import PRESETS
+    from crbsvd_plugin.presets import PRESETS
 
     model = models.build({"name": "mrf-fisp", "slice_positions": 1})
     prior = PRESETS["mao-mrf-table1"]

@@ -22,7 +22,7 @@ from crbsvd_plugin.dictionary import compress
 from crbsvd_plugin.geometry import Geometry
 from crbsvd_plugin.models.fisp import jiang_train
 from crbsvd_plugin.mrd_header import radial_header
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.trajectory import radial
 
 _MATRIX, _FRAMES, _SHOTS, _RANK, _COILS = 256, 1000, 3, 5, 8

@@ -22,7 +22,7 @@ import numpy as np
 from crbsvd_plugin import SubspaceOperator, bart, compute_basis, models, phantom, threads
 from crbsvd_plugin.encoding import coefficient_noise
 from crbsvd_plugin.models.fisp import jiang_train
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.recon.objective import objective
 from crbsvd_plugin.recon.penalty import penalty
 from crbsvd_plugin.recon.scaling import llr_width

@@ -3,7 +3,8 @@
 Readouts may come in any order. An image is complete at the end of the stream, or before that where `ends` says so: at
 the flag for the last readout of the measurement, the slice, ... or when the next image begins. Readouts have numbers
 (`scan_counter`); where some between the lowest that has come and the last one are missing, they may only be late, and
-are waited for as long as those that come fill gaps.
+are waited for as long as those that come fill gaps. Where all numbers of an image are alike, gaps are frames and shots
+without a readout.
 """
 
 from __future__ import annotations
@@ -12,33 +13,30 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from .compression import CalibrationScans
+from .counters import Counters
+from .ends import End, Key, ended
 from .errors import UserError
-from .mrd_header import geometry_of, limits, noise_bandwidth
-from .noise import NoiseScans
+from .mrd_header import geometry_of, noise_bandwidth
+from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
-from .readouts import NOISE_FLAG, Group, Waiting, is_imaging
-from .roles import COUNTERS, Roles
+from .positions import Source
+from .readouts import CALIBRATION_FLAGS, NOISE_FLAG, VIRTUAL, Group, is_imaging
+from .roles import Roles
 from .stack import BLOCK_BYTES
+from .tally import Tally
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
-    from ismrmrd.xsd import ismrmrdHeader
 
 logger = logging.getLogger(__name__)
 
-End = Literal["measurement", "slice", "contrast", "phase", "repetition", "set", "segment", "next"]
-ENDS: tuple[End, ...] = get_args(End)
-# flags of MRD, counted from 1
-_LAST = {
-    "slice": 8, "contrast": 10, "phase": 12, "repetition": 14, "set": 16, "segment": 18, "measurement": 25,
-}  # fmt: skip
 _PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
-_IMPATIENT = 4  # so many times smaller are batches where readouts shall not wait for long
+_IMPATIENT = 16  # so many times smaller are batches where readouts shall not wait for long
 _WAITING = 2**28  # bytes of the samples of all images that wait to be cut
-
-Key = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,10 @@ class Arrival:
     complete : bool
         These are the last ones.
     received : dict of str to int
-        Of a complete image: readouts that were ``used``, that came ``twice`` and were left out, and that are
-        ``missing`` between the first and the last, of this image or another one.
+        Of a complete image: readouts that were ``used``, that came ``twice`` and were left out, that are ``missing``
+        between the first and the last, of this image or another one (without numbers: frames and shots that have
+        none), and of those used the ``partial`` ones, which
+        have fewer samples than others. Where readouts come in pieces, these are what came twice or is missing.
     """
 
     image: Waiting
@@ -72,18 +72,20 @@ class Arrivals:
 
     Parameters
     ----------
-    header : ismrmrdHeader
-        MRD header.
+    source : Source
+        MRD header, and where positions come from.
     n_frames : int
         Number of frames T of the basis.
     roles : Roles
         The role of every counter.
-    traj_units : str
-        Unit of the trajectories, see `trajectory`.
     ends : sequence of str
-        What completes an image before the end of the stream: flags (``measurement``, ``slice``, ...), or ``next``,
-        the first readout of another image. The flag of a group counter completes the images with its value, any
-        other flag all images.
+        What completes an image before the end of the stream, see `ends.ended`.
+    noise : str
+        Where data are prewhitened, see `NoiseScans`.
+    n_pieces : int
+        Pieces that a readout comes in, see `joining`.
+    calibrates : bool
+        Calibration readouts say what the coils see. What has come of them with readout 256 of an image goes with it.
 
     Attributes
     ----------
@@ -93,24 +95,25 @@ class Arrivals:
 
     def __init__(
         self,
-        header: ismrmrdHeader,
+        source: Source,
         *,
         n_frames: int,
         roles: Roles,
-        traj_units: str,
         ends: Iterable[End] = (),
+        noise: Noise = "scan",
+        n_pieces: int = 1,
+        calibrates: bool = False,
     ):
-        self.noise = NoiseScans(noise_bandwidth(header) or 1.0)
-        self._header, self._n_frames, self._roles, self._units = header, n_frames, roles, traj_units
+        self.noise = NoiseScans(noise_bandwidth(source.header) or 1.0, source=noise)
+        self._source, self._roles, self._n_pieces = source, roles, n_pieces
+        self._calibration = CalibrationScans() if calibrates else None
+        self._counters = Counters(source.header, n_frames=n_frames, roles=roles, n_pieces=n_pieces)
         self._ends = tuple(ends)
-        self._open: dict[Key, _Image] = {}
+        self._open: dict[Key, Tally] = {}
         self._closed: set[Key] = set()
         self._numbers = Numbers()
         self._seen: set[bytes] = set()
         self._twice = self._late = self._n_imaging = self._n_noise = 0
-        self._largest = -1
-        self._values: dict[str, int] = {}  # of counters without a role
-        self._limits: dict[int, tuple[int, int] | None] = {}  # of the frames, by encoding
         self._n_coils: int | None = None
 
     @property
@@ -136,7 +139,7 @@ class Arrivals:
         """
         since, block = time.monotonic(), BLOCK_BYTES if patience is None else BLOCK_BYTES // _IMPATIENT
         for item in items:
-            image = self._take(item)
+            image, over = self._take(item)
             if image is not None:
                 if image.waiting.nbytes >= block:
                     yield Arrival(image.waiting, [image.waiting.cut()])
@@ -147,30 +150,32 @@ class Arrivals:
                 for one in list(self._open.values()):
                     yield Arrival(one.waiting, [] if one.waiting.empty else [one.waiting.cut()], urgent=True)
                 since = time.monotonic()
-            yield from self._completed(item, image)
+            yield from self._completed(item, over)
         if not self._n_imaging:
             raise UserError(
                 f"raw data hold no imaging readouts ({self._n_noise} noise readouts), expected some to reconstruct"
             )
-        if self._largest + 1 < self._n_frames:
-            logger.warning(
-                "raw data have readouts of %d frames only, the basis has %d", self._largest + 1, self._n_frames
-            )
+        self._counters.close()
         for key in sorted(self._open):
             yield self._close(key)
         if self._late:
             logger.warning("%d readouts came after their image was complete, and are left out", self._late)
 
-    def _take(self, item: Acquisition) -> _Image | None:
-        """Give a readout to its image, which is returned; None if it is not part of one, came twice or too late."""
+    def _take(self, item: Acquisition) -> tuple[Tally | None, list[Acquisition]]:
+        """Give a readout, or a piece of one, to its image.
+
+        Return the image, None if it is not part of one, came twice or too late; and the readouts that are whole now.
+        """
         self._numbers.add(item.scan_counter)
         if item.is_flag_set(NOISE_FLAG):
-            self._check_coils(item)
             self._n_noise += 1
+            if not self.noise.upstream:
+                self._check_coils(item)
             self.noise.add(item.data, float(item.sample_time_us))
-            return None
+            return None, []
         if not is_imaging(item):
-            return None
+            self._calibrate(item)
+            return None, []
         if not item.data.size:  # at once: of a damaged table there may be billions
             raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
         key = tuple(getattr(item.idx, name) for name in self._roles.groups)
@@ -180,23 +185,38 @@ class Arrivals:
             self._twice += 1
             if image is not None:
                 image.twice += 1
-            return None
+            return None, []
         if key in self._closed:
             self._late += 1
-            return None
+            return None, []
         self._check_coils(item)
-        self._check_counters(item)
+        self._calibrate(item)
+        self._counters.check(item)
         self._seen.add(known)
         self._n_imaging += 1
         if image is None:
             named = dict(zip(self._roles.groups, key, strict=True))
             waiting = Waiting(
-                self._header, named, counter=self._roles.frame, traj_units=self._units,
-                geometry=geometry_of(self._header, item),
+                self._source, named, counter=self._roles.frame,
+                geometry=geometry_of(self._source.header, item),
             )  # fmt: skip
-            image = self._open[key] = _Image(waiting)
-        image.append(item)
-        return image
+            image = self._open[key] = Tally(waiting, self._n_pieces, self._counters.expected(item.encoding_space_ref))
+        over = image.append(item)
+        if image.waiting.n_readouts >= VIRTUAL:
+            self._calibrated(image)
+        return image, over
+
+    def _calibrate(self, item: Acquisition) -> None:
+        if self._calibration is not None and any(item.is_flag_set(flag) for flag in CALIBRATION_FLAGS):
+            self._check_coils(item)
+            kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
+            self._calibration.add(item.data[:, kept], item.idx.slice)
+
+    def _calibrated(self, image: Tally) -> None:
+        """Settle what is known of the coils of an image, unless that has been done."""
+        if self._calibration is not None and not image.calibrated:
+            image.calibrated = True
+            image.waiting.calibration = self._calibration.of(image.waiting.key.get("slice"))
 
     def _check_coils(self, item: Acquisition) -> None:
         n_coils = len(item.data)
@@ -207,90 +227,46 @@ class Arrivals:
             )
         self._n_coils = n_coils
 
-    def _check_counters(self, item: Acquisition) -> None:
-        counter = self._roles.frame
-        self._largest = max(self._largest, getattr(item.idx, counter))
-        encoding = item.encoding_space_ref
-        if encoding not in self._limits:
-            # readouts say "encode" where the header says "encoding"
-            self._limits[encoding] = limits(self._header, encoding).get(counter.replace("encode", "encoding"))
-        told = self._limits[encoding]
-        n_data = max(self._largest, told[1] if told is not None else 0) + 1
-        if n_data > self._n_frames or (told is not None and n_data != self._n_frames):
-            raise UserError(
-                f"raw data have {n_data} frames (counter {counter!r}), the basis has {self._n_frames}: "
-                "take the basis of this sequence, or name the counter of the frames (--frame)"
-            )
-        for other in COUNTERS:
-            if other not in (counter, *self._roles.shots, *self._roles.groups):
-                value = getattr(item.idx, other)
-                if self._values.setdefault(other, value) != value:
-                    raise UserError(
-                        f"counter {other!r} takes 2 values or more in the raw data but has no role: "
-                        "name it among the shots (summed) or the groups (apart)"
-                    )
-
-    def _completed(self, item: Acquisition, image: _Image | None) -> Iterator[Arrival]:
-        """Yield the images that are complete with this readout."""
-        for key in self._ended(item, image):
-            one = self._open.get(key)
-            if one is not None and one.missing is None:
-                one.missing = self._numbers.missing(self._numbers.base, item.scan_counter)
-                one.ended = item.scan_counter
+    def _completed(self, item: Acquisition, over: list[Acquisition]) -> Iterator[Arrival]:
+        """Yield the images that are complete with this item, which made some readouts of its image whole."""
+        for whole in over:
+            own = tuple(getattr(whole.idx, name) for name in self._roles.groups)
+            for key in ended(whole, own, self._open, ends=self._ends, roles=self._roles):
+                one = self._open.get(key)
+                if one is not None and one.missing is None:
+                    one.missing = self._missing(one, self._numbers.base, whole.scan_counter)
+                    one.ended = whole.scan_counter
         for key, one in list(self._open.items()):
             if one.missing is None:
                 continue
-            if one.missing and self._numbers.new and self._numbers.base < item.scan_counter < one.ended:
-                one.missing, one.waited = one.missing - 1, 0
+            filled = self._numbers.new and self._numbers.base < item.scan_counter < one.ended
+            if one.missing and (filled or not one.numbered):
+                still = one.missing - 1 if one.numbered else one.expected.missing
+                one.missing, one.waited = still, 0 if still < one.missing else one.waited
             if not one.missing or one.waited >= _PATIENCE:
                 self._numbers.give_up(one.ended)
                 yield self._close(key)
             one.waited += 1
 
-    def _ended(self, item: Acquisition, image: _Image | None) -> list[Key]:
-        """Return the keys of the images that this readout says are over."""
-        if image is None:
-            return []
-        found: set[Key] = set()
-        for end in self._ends:
-            if end == "next":
-                found |= {key for key, one in self._open.items() if one is not image}
-            elif item.is_flag_set(_LAST[end]):
-                if end not in self._roles.groups:
-                    return list(self._open)
-                place = self._roles.groups.index(end)
-                found |= {key for key in self._open if key[place] == getattr(item.idx, end)}
-        return sorted(found)
-
     def _close(self, key: Key) -> Arrival:
         image = self._open.pop(key)
         self._closed.add(key)
+        image.end()
+        self._calibrated(image)
         received = {
             "used": image.waiting.n_readouts,
             "twice": image.twice,
-            "missing": self._numbers.missing(image.first, image.last),
+            "missing": self._missing(image, image.first, image.last),
+            "partial": image.waiting.n_partial,
         }
-        if received["twice"] or received["missing"]:
+        if any((received["twice"], received["missing"], received["partial"])):
             logger.warning(
-                "image %s: %d readouts; %d that came twice are left out, %d between the first and the last are missing",
-                image.waiting.key, *received.values(),
+                "image %s: %d readouts; %d that came twice are left out, %d %s are missing, %d have fewer samples than "
+                "others", image.waiting.key, received["used"], received["twice"], received["missing"],
+                "between the first and the last" if image.numbered else "that frames and shots should have",
+                received["partial"],
             )  # fmt: skip
         return Arrival(image.waiting, image.waiting.last(), complete=True, received=received)
 
-
-class _Image:
-    """An image that is not complete."""
-
-    def __init__(self, waiting: Waiting):
-        self.waiting = waiting
-        self.twice = 0
-        self.first = self.last = -1  # lowest and highest number of its readouts
-        self.missing: int | None = None  # of the numbers up to the last one; None: not said to be complete
-        self.ended = 0
-        self.waited = 0
-
-    def append(self, item: Acquisition) -> None:
-        number = item.scan_counter
-        self.first = number if self.first < 0 else min(self.first, number)
-        self.last = max(self.last, number)
-        self.waiting.append(item)
+    def _missing(self, image: Tally, first: int, last: int) -> int:
+        return self._numbers.missing(first, last) if image.numbered else image.expected.missing

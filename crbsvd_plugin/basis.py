@@ -94,6 +94,20 @@ class Basis:
         info = {key: value for key, value in self.info.items() if key not in ("losses", "held_out")}
         return replace(self, phi=self.phi[:, :rank], info=info)
 
+    def check_frames(self, model: SignalModel) -> None:
+        """Refuse a model whose signals this basis cannot be of.
+
+        Raises
+        ------
+        UserError
+            It has another number of frames.
+        """
+        if model.n_frames != self.n_frames:
+            raise UserError(
+                f"the model has {model.n_frames} frames, the basis {self.n_frames}: they do not belong together; make "
+                "the basis again for this sequence"
+            )
+
     def model(self) -> SignalModel:
         """Build the signal model that this basis was made for.
 

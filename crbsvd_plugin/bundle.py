@@ -46,7 +46,7 @@ class Request(request.Request):
         Warn above this share of the signals' energy lost.
     """
 
-    rank: int = 5
+    rank: int | None = None
     crb_weight: float = 0.3
     atoms: str = "grid"
     derivatives: bool = False
@@ -64,6 +64,8 @@ class Plan:
         What was asked for.
     model : SignalModel
         The model.
+    rank : int
+        Number of coefficients.
     prior : Prior
         Fingerprints of the basis.
     atoms : Prior or None
@@ -78,6 +80,7 @@ class Plan:
 
     request: Request
     model: SignalModel
+    rank: int
     prior: Prior
     atoms: Prior | None
     held_out: Prior
@@ -142,13 +145,13 @@ class Plan:
             "prior": self.prior.spec,
             "dictionary_prior": None if self.atoms is None else self.atoms.spec,
         }
-        basis = asked.basis(accumulator, asked.rank, asked.crb_weight, info=info)
+        basis = asked.basis(accumulator, self.rank, asked.crb_weight, info=info)
         lost = basis.info["losses"]["all"].get("signal", 0.0)
         if lost > asked.max_energy_loss:
             logger.warning(
                 "a crb weight of %g at rank %d loses %.1f %% of the signals' energy (more than %.1f %%): "
                 "take a smaller weight or a larger rank",
-                asked.crb_weight, asked.rank, 100 * lost, 100 * asked.max_energy_loss,
+                asked.crb_weight, self.rank, 100 * lost, 100 * asked.max_energy_loss,
             )  # fmt: skip
         losses = assess(self.model, self.held_out, basis, fisher=asked.fisher, report=report)
         return replace(basis, info=plain({**basis.info, "held_out": losses}))
@@ -163,17 +166,18 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
         An option is out of range, or the output exists already.
     """
     spec = asked.resolved()
-    model = spec.model
+    asked = asked.settled(spec)
+    model, rank = spec.model, spec.rank if asked.rank is None else asked.rank
     training = request.sized(spec.prior, asked.train, "--train", model)
     atoms = None if asked.atoms == "none" else request.sized(spec.fit_prior, asked.atoms, "--atoms", model)
     held_out = _held_out(spec.prior, model)
-    planned = Plan(asked, model, training, atoms, held_out, name, force)
-    asked.check(planned.training, rank=asked.rank, crb_weights=[asked.crb_weight])
+    planned = Plan(asked, model, rank, training, atoms, held_out, name, force)
+    asked.check(planned.training, rank=rank, crb_weights=[asked.crb_weight])
     if asked.perk:
         if atoms is None:
             raise UserError("--perk learns from the dictionary, but --atoms is none; leave one of them out")
         theta = np.concatenate([part.theta for part in atoms.atoms(model.parameters)])
-        perk_training.learned(asked.rank, model.parameters, theta)
+        perk_training.learned(rank, model.parameters, theta)
     names = members(name, with_dictionary=atoms is not None, with_perk=asked.perk)
     asked.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
     return planned

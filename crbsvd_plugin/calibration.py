@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .compression import compression_matrix
+from .compression import compression_matrix, matrix_of
 from .delays import corrected, estimate_delays, named
 from .drift import estimate_phases, readout_phases
 from .errors import UserError
@@ -74,13 +74,21 @@ def check_range(largest: float, *, whole: bool = True) -> None:
 def virtual_coils(group: Group, coils: float) -> tuple[NDArray[Any], dict[str, Any]]:
     """Return the matrix (N, C) to virtual coils, from whitened readouts, and what is to be told of it.
 
+    Calibration readouts decide if there are any, else these.
+
     Raises
     ------
     UserError
         As for `compression.compression_matrix`.
     """
-    matrix, lost = compression_matrix(group.ksp, group.traj, coils=coils, shape=group.shape)
-    logger.info("image %s: %d virtual coils of %d, %.2g %% of the energy lost", group.key, *matrix.shape, 100 * lost)
+    if group.calibration is not None:
+        matrix, lost = matrix_of(group.calibration, coils=coils)
+    else:
+        matrix, lost = compression_matrix(group.ksp, group.traj, coils=coils, shape=group.shape, weights=group.weights)
+    logger.info(
+        "image %s: %d virtual coils of %d, %.2g %% of the energy of %s lost", group.key, *matrix.shape, 100 * lost,
+        "its first readouts" if group.calibration is None else "the calibration readouts",
+    )  # fmt: skip
     return matrix, {"coils": len(matrix), "energy_lost": lost}
 
 
@@ -122,7 +130,7 @@ def mended(
         report("phase drift", 0, 0)
         phases = estimate_phases(
             group.ksp, group.traj, frame=group.frame, time=group.time, phi=phi, shape=group.shape, kind=phase_drift,
-            offset=offset,
+            offset=offset, weights=group.weights,
         )  # fmt: skip
         found["phase_drift"] = {"kind": phase_drift, "rad": phases.tolist()}
         logger.info(
@@ -134,8 +142,9 @@ def mended(
     if gradient_delays == "estimate":
         report("gradient delays", 0, 0)
         tensor = estimate_delays(
-            group.ksp, group.traj, frame=group.frame, phi=phi, shape=group.shape, fov=group.fov, offset=offset
-        )
+            group.ksp, group.traj, frame=group.frame, phi=phi, shape=group.shape, fov=group.fov, offset=offset,
+            weights=group.weights,
+        )  # fmt: skip
         found["gradient_delays"] = named(tensor)
         told = ", ".join(f"{name} {value:.3f}" for name, value in named(tensor).items())
         logger.info("image %s: gradient delays in samples: %s", group.key, told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +175,7 @@ def scatter(tally: Tally, basis: int, choice: Choice, path: Path) -> dict[str, d
             text = f" {label}".replace("$", r"\$") if label.startswith("_") else label.replace("$", r"\$")
             axis.plot(*shown, ".", ms=4, alpha=0.6, color=f"C{i}", label=text)
         known = np.concatenate(list(pairs.values()), axis=1)
-        line = _regression(known)
+        line = regression(known)
         if line:
             regressions[name] = line
             ends = np.array([np.nanmin(known[0]), np.nanmax(known[0])], np.float64)
@@ -191,8 +191,25 @@ def scatter(tally: Tally, basis: int, choice: Choice, path: Path) -> dict[str, d
     return regressions
 
 
-def _regression(pairs: Any) -> dict[str, float]:
-    """Return the least-squares line through points (2, N), or nothing where there is none."""
+def regressions(tally: Tally, crb_weights: Sequence[float], rank: int) -> Iterator[dict[str, Any]]:
+    """Return the regression of Fig. 3 for the bases of all weights at ranks 1 to `rank`.
+
+    Over all fingerprints, for each parameter that has one, and for all of them together (``all``).
+    """
+    for i, weight in enumerate(crb_weights):
+        for k in range(1, rank + 1):
+            pairs = {
+                name: np.array([tally.values(ALL, name, kind, i, k) for kind in ("approximate", "exact")])
+                for name in tally.names
+            }
+            for name, values in (pairs | {ALL: np.concatenate(list(pairs.values()), axis=1)}).items():
+                line = regression(values)
+                if line:
+                    yield {"crb_weight": weight, "rank": k, "parameter": name, **line}
+
+
+def regression(pairs: Any) -> dict[str, float]:
+    """Return the least-squares line through points (2, N) and r^2, or nothing where there is none."""
     x, y = pairs[:, np.isfinite(pairs).all(axis=0)].astype(np.float64)
     if len(x) < 2 or not x.std() or not y.std():
         return {}

@@ -6,7 +6,8 @@ of the data (Buehrer et al., doi 10.1002/mrm.21237; Huang et al., doi 10.1016/j.
 U^H has orthonormal rows, so that noise which was white stays white.
 
 The centre of k-space, not all of it: sensitivities are smooth, so coils differ there as much as
-anywhere, and the signal stands so far above the noise that energy means signal.
+anywhere, and the signal stands so far above the noise that energy means signal. Calibration
+readouts are measured there, so all of their samples count.
 """
 
 from __future__ import annotations
@@ -56,13 +57,51 @@ def compression_matrix(
         `coils` is neither a number of coils that there are nor a share, or no sample lies in the
         centre of k-space.
     """
-    n_coils = len(ksp)
-    if not (0 < coils < 1 or (1 <= coils <= n_coils and coils == int(coils))):
-        raise UserError(
-            f"coils is {coils:g}, expected a whole number from 1 to {n_coils}, or a share of the energy between 0 and 1"
-        )
+    _check(coils, len(ksp))
     _, kept, present = centre(traj, shape, weights=weights)
-    return _leading(ksp[:, :, kept][:, present > 0], coils)
+    return _leading(_products(ksp[:, :, kept][:, present > 0]), coils)
+
+
+def matrix_of(products: NDArray[Any], *, coils: float) -> tuple[NDArray[Any], float]:
+    """Return what `compression_matrix` does, from the sum of y y^H (C, C) over prewhitened samples y.
+
+    Raises
+    ------
+    UserError
+        `coils` is neither a number of coils that there are nor a share.
+    """
+    _check(coils, len(products))
+    return _leading(products, coils)
+
+
+class CalibrationScans:
+    """The calibration readouts of a stream: sums of y y^H for every slice, however many there are.
+
+    Slices, because coils look different elsewhere; all other counters, such as that of a contrast, change nothing in
+    what the coils see.
+    """
+
+    def __init__(self) -> None:
+        self._products: dict[int, NDArray[np.complex128]] = {}
+
+    def add(self, samples: NDArray[Any], number: int) -> None:
+        """Add a readout (C, S) of the slice of this number.
+
+        Raises
+        ------
+        UserError
+            A value is not finite.
+        """
+        if not np.isfinite(samples).all():
+            raise UserError("a calibration readout holds non-finite values; leave it out")
+        products = _products(samples.astype(np.complex128))
+        self._products[number] = self._products.get(number, 0) + products
+
+    def of(self, number: int | None) -> NDArray[np.complex128] | None:
+        """Return the sum (C, C) of a slice, None: of all slices; None if there is nothing but zeros."""
+        found = [products for key, products in self._products.items() if number in (None, key)]
+        total = sum(found[1:], found[0].copy()) if found else None
+        return total if total is not None and total.any() else None
 
 
 def central_coils(
@@ -96,14 +135,26 @@ def central_coils(
     """
     small, kept, present = centre(traj, shape, weights=weights)
     central = ksp[:, :, kept]
-    matrix, _ = _leading(central[:, present > 0], min(n_coils, len(ksp)))
+    matrix, _ = _leading(_products(central[:, present > 0]), min(n_coils, len(ksp)))
     return small, kept, present, np.tensordot(matrix, central, axes=1)
 
 
-def _leading(samples: NDArray[Any], coils: float) -> tuple[NDArray[Any], float]:
-    """Return matrix and loss of `compression_matrix` for samples (C, n)."""
-    n_coils = len(samples)
-    energy, vectors = np.linalg.eigh(samples @ samples.conj().T)
+def _check(coils: float, n_coils: int) -> None:
+    if not (0 < coils < 1 or (1 <= coils <= n_coils and coils == int(coils))):
+        raise UserError(
+            f"coils is {coils:g}, expected a whole number from 1 to {n_coils}, or a share of the energy between 0 and 1"
+        )
+
+
+def _products(samples: NDArray[Any]) -> NDArray[Any]:
+    """Return y y^H (C, C) of samples y (C, n)."""
+    return np.asarray(samples @ samples.conj().T)
+
+
+def _leading(products: NDArray[Any], coils: float) -> tuple[NDArray[Any], float]:
+    """Return matrix and loss of `compression_matrix` for sums of products (C, C)."""
+    n_coils = len(products)
+    energy, vectors = np.linalg.eigh(products)
     energy, vectors = energy[::-1], vectors[:, ::-1]
     held, total = np.cumsum(energy), energy.sum()
     n_kept = int(coils) if coils >= 1 else min(int(np.sum(held < coils * total)) + 1, n_coils)

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import msgspec
 
-from .arrival import End
 from .calibration import FovShift, GradientDelays, PhaseDrift
 from .coils import Espirit
+from .ends import End
 from .errors import UserError
 from .fit.fitter import Method, Signals
+from .noise import Noise
+from .positions import Third
 from .recon import (
     Backend,
     BartOptions,
@@ -36,10 +38,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     frame, shots, groups
         Roles of the MRD counters, see `roles.Roles`; None: the usual ones that are free.
     ends : tuple of str
-        What completes an image before the end of the stream, see `arrival`: flags for the last readout of the
+        What completes an image before the end of the stream, see `ends`: flags for the last readout of the
         measurement, slice, repetition, ..., or next, the first readout of another image.
+    pieces : int
+        How many pieces a readout comes in, told apart by the counter segment, see `joining`; 1: readouts are whole.
+    noise : str
+        scan: the data are prewhitened here, if there is a noise scan; or upstream: they come so, as Gadgetron's
+        NoiseAdjust leaves them, with sigma = 1 per real component.
     traj_units : str
         Unit of the trajectories: cycles/fov, cycles/pixel, rad/pixel, 1/m or rad/m.
+    traj_third : str
+        What the last column of a trajectory with one more than the image has axes is: kz, a position, which must be
+        zero; or density, a density weight, which is left out.
+    traj_file : str, optional
+        BART file (name without suffix) that has the trajectory, see `trajfile`; it goes before what readouts carry.
     fov_shift : str
         off, or header: the data are centred on the isocentre, move them to where the header has the image. Only for
         data in which neither the scanner nor another program has done that.
@@ -91,8 +103,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Take a step off the grid of the dictionary after matching, see `fit.refine`.
     fit_starts : int
         Distinct starts of each voxel, for nlls.
-    signals : str
-        emulated, or exact: where nlls has the signals from, see `fit.fitter.prepared`.
+    signals : str, optional
+        emulated, or exact: where nlls has the signals from; default depends on the number of parameters, see
+        `fit.fitter.prepared`.
     b1, b0 : str, optional
         Measured maps, see `fieldmap.load`: what they tell is not fitted.
     std : bool
@@ -109,7 +122,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shots: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     ends: tuple[End, ...] = ("measurement",)
+    pieces: Annotated[int, msgspec.Meta(ge=1)] = 1
+    noise: Noise = "scan"
     traj_units: str = "cycles/fov"
+    traj_third: Third = "kz"
+    traj_file: str | None = None
     fov_shift: FovShift = "off"
     coils: float | None = None
     phase_drift: PhaseDrift = "off"
@@ -134,7 +151,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     method: Method = "matching"
     refine: bool = False
     fit_starts: int = 1
-    signals: Signals = "emulated"
+    signals: Signals | None = None
     b1: str | None = None
     b0: str | None = None
     std: bool = False

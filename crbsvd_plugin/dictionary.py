@@ -184,6 +184,11 @@ def compress(
         Keep the compressed derivatives too.
     progress : callable, optional
         Called with the number of atoms after each batch.
+
+    Raises
+    ------
+    UserError
+        The model has another number of frames than the basis, or as `batches.iter_batches`.
     """
     return compress_each(model, prior, [basis], jacobian=jacobian, progress=progress)[0]
 
@@ -197,6 +202,8 @@ def compress_each(
     progress: Callable[[int], object] | None = None,
 ) -> list[Dictionary]:
     """Simulate a prior once, and compress it with each of several bases; see `compress`."""
+    for basis in bases:
+        basis.check_frames(model)
     theta: list[NDArray[np.float64]] = []
     coeff: list[list[NDArray[Any]]] = [[] for _ in bases]
     jac: list[list[NDArray[Any]]] = [[] for _ in bases]

@@ -1,4 +1,4 @@
-"""How the values of one parameter are distributed: grid, uniform, log-uniform, normal.
+"""How the values of one parameter are distributed: grid, uniform, log-uniform, normal, reciprocal of normal.
 
 Each distribution has a `quantile`, the inverse of its cumulative distribution: points that are even on [0, 1],
 as those of `even_points`, become values that are distributed so.
@@ -198,7 +198,38 @@ class Normal:
         return {"kind": "normal", "mean": self.mean, "sd": self.sd, "low": low, "high": high}
 
 
-Distribution = Grid | Uniform | Normal
+@dataclass(frozen=True)
+class Reciprocal:
+    """The distribution of a rate whose time has a normal distribution.
+
+    Parameters
+    ----------
+    of : Normal
+        Distribution of the reciprocal, all of it above 0.
+
+    Raises
+    ------
+    UserError
+        The reciprocal may be zero or negative.
+    """
+
+    of: Normal
+
+    def __post_init__(self) -> None:
+        if not self.of.low > 0:
+            raise UserError(f"reciprocal of a normal distribution from {self.of.low:g}, expected low above 0")
+
+    def quantile(self, u: ArrayLike) -> NDArray[np.float64]:
+        """Return the values at u in (0, 1), of any shape; they grow with u."""
+        return 1 / self.of.quantile(1 - np.asarray(u, dtype=np.float64))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The distribution as plain values, ready for JSON; mean, deviation and limits are those of the reciprocal."""
+        return {**self.of.spec, "kind": "reciprocal-normal"}
+
+
+Distribution = Grid | Uniform | Normal | Reciprocal
 
 
 def fixed(value: float) -> Grid:

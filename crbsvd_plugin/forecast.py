@@ -98,7 +98,8 @@ def forecast(raw: str, config: Config) -> Forecast:
     for key, heads in sorted(groups.items()):
         n_receivers = max(head.active_channels for head in heads)
         n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
-        ksp_shape, shape = (n_receivers, len(heads), n_samples), array_shape(sizes[key])
+        n_readouts = math.ceil(len(heads) / config.pieces)
+        ksp_shape, shape = (n_receivers, n_readouts, n_samples * config.pieces), array_shape(sizes[key])
         problems[key] = problem_of(ksp_shape, shape, basis, config, n_images=len(groups))
     return Forecast(problems, basis.n_frames, config)
 

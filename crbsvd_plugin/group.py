@@ -143,7 +143,7 @@ def finished(
     basis, config = intake.basis, intake.config
     intake.close(report)
     shape = array_shape(geometry.shape)
-    sigma = coefficient_noise(intake.n_samples, shape, n_frames=basis.n_frames) if intake.noise.n_samples else 0.0
+    sigma = coefficient_noise(intake.n_samples, shape, n_frames=basis.n_frames) if intake.noise.known else 0.0
     logger.info(
         "image %s: %d coils, %d readouts of %d samples, %d voxels; noise of a coefficient %.4g",
         key, intake.n_coils, *intake.received[1:], np.prod(shape), sigma,

@@ -5,7 +5,8 @@ once. It then waits for others until there are so many that a NUFFT is worth it,
 coil. The last ones wait for the sensitivities, which turn coils into one image and save memory: where all readouts are
 no more than that, there are no sums at all. Readouts are kept only where something needs them after that.
 
-What is found in the data must be found before: virtual coils in the first 256 readouts, phases and delays in all.
+What is found in the data must be found before: virtual coils in calibration readouts, or else in the first 256, phases
+and delays in all.
 """
 
 from __future__ import annotations
@@ -21,15 +22,12 @@ from .coils import LowResolution, refuse_silent
 from .config import Config
 from .noise import NoiseScans
 from .progress import Report, silent
-from .readouts import Group, joined
+from .readouts import VIRTUAL, Group, joined
 from .sums import Sums, batch_samples, grid_samples
 from .trajectory import recentred
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_VIRTUAL = 256
-"""Readouts that virtual coils are found in: more than those few that an inversion leaves without signal."""
 
 
 class Intake:
@@ -106,12 +104,12 @@ class Intake:
             They do not fit, or a number is too large.
         """
         n_coils, n_readouts, n_samples = batch.ksp.shape
-        self.received = (n_coils, self.received[1] + n_readouts, n_samples)
+        self.received = (n_coils, self.received[1] + n_readouts, max(n_samples, self.received[2]))
         self._dwell = batch.dwell
         loudest = np.array([np.abs(coil).max() for coil in batch.ksp])
         self._loudest = np.maximum(loudest, self._loudest) if len(self._loudest) else loudest
         self._held.append(batch)
-        if not self.config.waits and (self.config.coils is None or self.received[1] >= _VIRTUAL):
+        if not self.config.waits and (self.config.coils is None or self.received[1] >= VIRTUAL):
             self._release()
 
     def flush(self) -> None:
@@ -182,9 +180,20 @@ class Intake:
         self._mixing = self.noise.whitening(self._dwell)
         if self.config.coils is None:
             return
+        start = self._first_ones()
+        if self._mixing is not None:
+            start = replace(start, ksp=mixed(start.ksp, self._mixing))
+            if start.calibration is not None:
+                start = replace(start, calibration=self._mixing @ start.calibration @ self._mixing.conj().T)
+        matrix, found = virtual_coils(start, self.config.coils)
+        self._mixing = matrix if self._mixing is None else matrix @ self._mixing
+        self.found |= found
+
+    def _first_ones(self) -> Group:
+        """Return the readouts that virtual coils are found in."""
         some, n_readouts = [], 0
         for group in self._held:
-            rows = slice(_VIRTUAL - n_readouts)
+            rows = slice(VIRTUAL - n_readouts)
             some.append(
                 replace(
                     group, ksp=group.ksp[:, rows], traj=group.traj[rows], frame=group.frame[rows],
@@ -192,14 +201,9 @@ class Intake:
                 )
             )  # fmt: skip
             n_readouts += len(some[-1].frame)
-            if n_readouts >= _VIRTUAL:
+            if n_readouts >= VIRTUAL:
                 break
-        start = joined(some)
-        if self._mixing is not None:
-            start = replace(start, ksp=mixed(start.ksp, self._mixing))
-        matrix, found = virtual_coils(start, self.config.coils)
-        self._mixing = matrix if self._mixing is None else matrix @ self._mixing
-        self.found |= found
+        return joined(some)
 
     def _enter(self, batch: Group) -> None:
         """Take readouts that are as they will be used."""
@@ -211,7 +215,7 @@ class Intake:
         self.pending.append(replace(batch, traj=batch.traj.astype(np.float32)))
         n_pending = sum(group.ksp[0].size for group in self.pending)
         if self._eager:
-            n_enough = grid_samples(shape)
+            n_enough = grid_samples(shape) // 2
         else:
             n_enough = batch_samples(shape, phi.shape[1], len(batch.ksp), real=np.isrealobj(phi))
         if n_pending >= n_enough:

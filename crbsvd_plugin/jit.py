@@ -7,9 +7,10 @@ because an installation may be read-only; where no folder can be written it is c
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,9 @@ def _keep_if_possible() -> None:
 _keep_if_possible()
 
 
-def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[F], F]:
+def kernel(
+    *, parallel: bool = False, fastmath: bool | set[str] = False, inline: bool = False, parts: Sequence[str] = ()
+) -> Callable[[F], F]:
     """Compile a function without Python objects; it releases the GIL.
 
     Parameters
@@ -94,10 +97,16 @@ def kernel(*, parallel: bool = False, fastmath: bool | set[str] = False, inline:
         Only called from other kernels, and made part of them: neither cached nor entered from Python. It can neither
         make arrays nor return them, because it counts no references to those that it is given: counting takes as long
         as a loop over a few vectors, and so does a call that is left to LLVM.
+    parts : sequence of str
+        Modules beside this one whose functions it is made of: numba looks at the file of a function alone to see
+        whether what is kept is stale.
     """
 
     def decorate(function: F) -> F:
         folder = None if inline else cache_folder()
+        if folder is not None and parts:
+            sources = [Path(function.__code__.co_filename).with_name(f"{part}.py") for part in parts]
+            folder /= hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
         # numba chooses the folder at the moment of decoration, from this setting
         before = numba.config.CACHE_DIR
         try:

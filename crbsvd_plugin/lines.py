@@ -6,6 +6,11 @@ Sample s of the line with the counters l_1, l_2 lies at
 
 along x, y, z: L the encoded field of view, s_0 the `center_sample` of the readout, c the `center` of the header's
 limits of `kspace_encoding_step_1` and `_2`; without a limit, the middle of the encoded matrix.
+
+A line of S samples with the flag for a readout that runs backwards is turned round: its sample s is sample S - 1 - s of
+a line that runs forwards, and `center_sample` counts there, so that lines of both directions have the same one, as
+converters write it. Samples to be discarded are the first and last of the acquisition, so they go before that. A
+trajectory that comes with the samples, or that a file has for them, is in their order, and stays.
 """
 
 from __future__ import annotations
@@ -14,25 +19,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import UserError
-from .mrd_header import centres, encoded_size
+from .mrd_header import REVERSE, centres, encoded_size
 
 if TYPE_CHECKING:
     from ismrmrd import AcquisitionHeader
     from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
 
-_REVERSE = 1 << 21  # flag 22 of MRD, counted from 1
+
+def trajectory_name(header: ismrmrdHeader, encoding: int) -> str | None:
+    """Return the kind of trajectory that the header says an encoding has."""
+    name = getattr(header.encoding[encoding], "trajectory", None) if encoding < len(header.encoding) else None
+    return getattr(name, "value", name)
 
 
 def is_cartesian(header: ismrmrdHeader, encoding: int) -> bool:
     """Return whether the header says that the readouts of an encoding are Cartesian lines."""
-    name = getattr(header.encoding[encoding], "trajectory", None) if encoding < len(header.encoding) else None
-    return getattr(name, "value", name) == "cartesian"
+    return trajectory_name(header, encoding) == "cartesian"
 
 
 def line_positions(
-    header: ismrmrdHeader, heads: list[AcquisitionHeader], *, shape: tuple[int, ...], fov: tuple[float, ...]
+    header: ismrmrdHeader,
+    heads: list[AcquisitionHeader],
+    n_samples: int,
+    *,
+    shape: tuple[int, ...],
+    fov: tuple[float, ...],
 ) -> NDArray[np.float64]:
     """Return the positions (R, S, ndim) of the samples that are kept, in cycles per field of view, in the order of X.
 
@@ -41,7 +53,9 @@ def line_positions(
     header : ismrmrdHeader
         Encoded space and limits.
     heads : list of AcquisitionHeader
-        Counters of the lines; all keep the same number of samples.
+        Counters of the lines.
+    n_samples : int
+        Samples S that the longest of them keeps; where others have less, the line goes on.
     shape : tuple of int
         Image size X.
     fov : tuple of float
@@ -50,27 +64,32 @@ def line_positions(
     Raises
     ------
     UserError
-        The header tells no encoded field of view, or a line runs backwards.
+        The header tells no encoded field of view.
     """
-    backwards = [head.scan_counter for head in heads if head.flags & _REVERSE]
-    if backwards:
-        raise UserError(
-            f"readout {backwards[0]} and {len(backwards) - 1} others run backwards, expected all lines in one "
-            "direction (or a trajectory): turn them round, and leave out the flag"
-        )
     encoding = heads[0].encoding_space_ref
-    matrix, length = encoded_size(header, encoding)
-    told = centres(header, encoding)
-    middle = [told.get(f"kspace_encoding_step_{i}", matrix[i] // 2) for i in (1, 2)]
-    first = np.array([head.discard_pre - head.center_sample for head in heads], dtype=float)
-    n_samples = heads[0].number_of_samples - heads[0].discard_pre - heads[0].discard_post
+    _, length = encoded_size(header, encoding)
     along = [
-        first[:, None] + np.arange(n_samples),
-        np.array([[head.idx.kspace_encode_step_1 - middle[0]] for head in heads], dtype=float),
-        np.array([[head.idx.kspace_encode_step_2 - middle[1]] for head in heads], dtype=float),
-    ]
+        samples_from_centre(heads, n_samples), *(axis_position(header, heads, axis)[:, None] for axis in (1, 2)),
+    ]  # fmt: skip
     positions = np.empty((len(heads), n_samples, len(shape)))
     for axis, size in enumerate(fov):
         mrd = len(shape) - 1 - axis  # MRD counts x, y, z
         positions[..., axis] = along[mrd] * (size / length[mrd])
     return positions
+
+
+def axis_position(header: ismrmrdHeader, heads: list[AcquisitionHeader], axis: int) -> NDArray[np.float64]:
+    """Return where readouts (R,) lie along an encoded axis, 1 or 2: steps beyond the centre."""
+    encoding = heads[0].encoding_space_ref
+    matrix, _ = encoded_size(header, encoding)
+    middle = centres(header, encoding).get(f"kspace_encoding_step_{axis}", matrix[axis] // 2)
+    return np.array([getattr(head.idx, f"kspace_encode_step_{axis}") - middle for head in heads], dtype=np.float64)
+
+
+def samples_from_centre(heads: list[AcquisitionHeader], n_samples: int) -> NDArray[np.float64]:
+    """Return how many samples (R, S) those that are kept lie beyond the centre of k-space, in the forward direction."""
+    stored = np.array([head.discard_pre for head in heads])[:, None] + np.arange(n_samples)
+    last = np.array([[head.number_of_samples - 1] for head in heads])
+    backwards = np.array([[bool(head.flags & REVERSE)] for head in heads])
+    centre = np.array([[head.center_sample] for head in heads])
+    return np.where(backwards, last - stored, stored) - centre.astype(np.float64)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,3 +90,23 @@ class Batch:
     jac: NDArray[Any] | None
     label: str
     weight: float = 1.0
+
+
+def checked(theta: NDArray[Any], parameters: Sequence[Parameter]) -> NDArray[np.float64]:
+    """Return theta (B, P) as float64, known to be where a model is defined.
+
+    Raises
+    ------
+    ValueError
+        theta has the wrong shape or lies outside the range of the parameters.
+    """
+    theta = np.asarray(theta, dtype=np.float64)
+    if theta.ndim != 2 or theta.shape[1] != len(parameters):
+        raise ValueError(f"theta has shape {theta.shape}, expected (B, {len(parameters)})")
+    for column, parameter in zip(theta.T, parameters, strict=True):
+        if not np.all((column >= parameter.low) & (column <= parameter.high)):
+            raise ValueError(
+                f"{parameter.name} runs from {column.min():g} to {column.max():g} {parameter.unit}, "
+                f"expected within {parameter.low:g} to {parameter.high:g}"
+            )
+    return theta

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TRAJECTORY_UNIT = "trajectory_unit"
 """Name of the user parameter that tells the unit of the trajectory, which MRD leaves open."""
 
+REVERSE = 1 << 21
+"""Flag 22 of MRD, counted from 1: the readout runs backwards."""
+
 _NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 _H1_AT_3T = 127_732_000
 

@@ -1,8 +1,10 @@
-"""Numbers of readouts in a scan: which have come, which are missing, and what tells a readout from all others."""
+"""Which readouts of a scan are missing, by number or by counters, and what tells a readout from all others."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +42,31 @@ class Numbers:
     def missing(self, first: int, last: int) -> int:
         """Return how many of the numbers from `first` to `last` are not there."""
         return max(0, last - first + 1 - sum(first <= number <= last for number in self._seen))
+
+
+class Expected:
+    """Readouts that an image should have: at least one for every combination of some counters.
+
+    Parameters
+    ----------
+    ranges : mapping of str to pair of int
+        Lowest and highest value of every such counter.
+    """
+
+    def __init__(self, ranges: Mapping[str, tuple[int, int]]):
+        self._ranges = ranges
+        self._seen: set[tuple[int, ...]] = set()
+
+    def add(self, item: Acquisition) -> None:
+        """Note a readout that has come."""
+        values = tuple(getattr(item.idx, name) for name in self._ranges)
+        if all(low <= value <= high for value, (low, high) in zip(values, self._ranges.values(), strict=True)):
+            self._seen.add(values)
+
+    @property
+    def missing(self) -> int:
+        """How many combinations have not come."""
+        return math.prod(high - low + 1 for low, high in self._ranges.values()) - len(self._seen)
 
 
 def identity(item: Acquisition) -> bytes:

@@ -1,9 +1,8 @@
 """A digital brain: three tissues with known T1, T2 and M0, on a grid finer than that of the images.
 
-The anatomy is one axial slice of the MNI152 tissue maps, through basal ganglia and ventricles.
-Relaxation times are those measured at 3 T, with a mild smooth variation, in steps: a few hundred
-(T1, T2) pairs per tissue, so that the signal of each is computed once. A voxel of several tissues
-gives the sum of their signals.
+The anatomy is one axial slice, see `anatomy`. Relaxation times are those measured at 3 T, with a mild
+smooth variation, in steps: a few hundred (T1, T2) pairs per tissue, so that the signal of each is
+computed once. A voxel of several tissues gives the sum of their signals.
 
 References
 ----------
@@ -12,27 +11,23 @@ doi 10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L. There are long
 literature; these lie within the paper's Table I, which ends at 1.5 s.
 T1, T2 of CSF (mean of subarachnoid space and frontal horns): PubMed Central PMC10696635 (2023).
 Water contents: Front Neurol 10:1333 (2019), doi 10.3389/fneur.2019.01333.
-Tissue maps: MNI ICBM152 2009a nonlinear symmetric, as they lie in the wheel of nilearn.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from . import anatomy
 from .errors import UserError
 from .geometry import Geometry
 from .model import SignalModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_log = logging.getLogger(__name__)
 
 
 class Tissue(NamedTuple):
@@ -52,29 +47,26 @@ TISSUES = (
 )
 _SPREAD = {"t1": 0.055, "t2": 0.08, "m0": 0.05}  # relative; GM stays below 1.41 s
 _LEVELS = {"t1": 24, "t2": 16}
-_SHARPNESS = 8.0
 _TRUNCATION = 1e-10
 _FULL = 1 - 1e-9
-_CENTRE_LPS = (0.0, 18.0, 14.0)  # mm; caudate, putamen, thalamus and both horns of the ventricles
 _THICKNESS = 5.0
-_MAPS = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """Tissues on a fine grid F of `factor` x `matrix` voxels along either side.
+    """Tissues on a fine grid F of `factor` x `matrix` voxels along every side of a slice, or of a volume.
 
     Fine index f lies (f - F//2) / factor voxels of the image grid away from the image centre.
 
     Parameters
     ----------
-    fraction : array (3, F, F)
+    fraction : array (3, *F)
         Share of GM, WM and CSF in every fine voxel; of other phantoms, of their tissues.
-    theta : array (N, 2)
-        The pairs T1, T2 [s].
-    pair : int array (3, F, F)
+    theta : array (N, P)
+        The pairs T1, T2 [s], or whatever `parameters` says.
+    pair : int array (3, *F)
         Row of `theta` of every tissue in every fine voxel.
-    m0 : array (3, F, F)
+    m0 : array (3, *F)
         M0 of every tissue in every fine voxel, were it alone there.
     factor : int
         Fine voxels per voxel of the image grid.
@@ -82,6 +74,8 @@ class Phantom:
         The image grid.
     source : str
         Where the anatomy comes from: ``mni152`` or ``analytic``; or the name of another phantom.
+    parameters : tuple of str
+        Names of the columns of `theta`.
     tissues : tuple of str
         Names of the shares. None at all: the regions are those of the pairs, not of tissues.
     """
@@ -93,10 +87,11 @@ class Phantom:
     factor: int
     geometry: Geometry
     source: str
-    tissues: tuple[str, ...] = tuple(tissue.name for tissue in TISSUES)
+    parameters: tuple[str, ...] = ("T1", "T2")
+    tissues: tuple[str, ...] = anatomy.TISSUES
 
     def mix(self, values: NDArray[np.complexfloating]) -> NDArray[np.complex64]:
-        """Return images (K, F, F) of values (N, K) of the pairs: their sum weighted with fraction and M0."""
+        """Return images (K, *F) of values (N, K) of the pairs: their sum weighted with fraction and M0."""
         from scipy import sparse
 
         n_tissues, n_voxels = len(self.fraction), self.fraction[0].size
@@ -107,7 +102,7 @@ class Phantom:
         return np.ascontiguousarray(images.T).reshape(-1, *self.fraction.shape[1:])
 
     def on_image_grid(self, fine: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return averages (..., n, n) of a fine image (..., F, F) over voxels centred on those of the image grid."""
+        """Return averages (..., *X) of a fine image (..., *F) over voxels centred on those of the image grid."""
         from scipy.ndimage import convolve1d
 
         # an even factor has no fine voxel in the middle of `factor` others: take one more, the outer two by half
@@ -116,12 +111,14 @@ class Phantom:
             footprint[[0, -1]] = 0.5
         n = self.geometry.shape[0]
         first = fine.shape[-1] // 2 - self.factor * (n // 2)
-        for axis in (-2, -1):
+        n_dims = self.fraction.ndim - 1
+        for axis in range(-n_dims, 0):
             fine = convolve1d(fine, footprint / self.factor, axis=axis, mode="constant")
-        return fine[..., first :: self.factor, first :: self.factor]
+        kept: Any = (..., *[slice(first, None, self.factor)] * n_dims)
+        return fine[kept]
 
     def maps(self) -> dict[str, NDArray[np.float64]]:
-        """Return the truth on the image grid (n, n): T1map, T2map [s], M0map, and the share of every tissue.
+        """Return the truth on the image grid X: T1map, T2map [s] (or of other parameters), M0map, and tissues' shares.
 
         T1 and T2 of a mixed voxel are means weighted with M0, and 0 where there is nothing. Without names of tissues
         LABELS instead of shares: the row of the pair, counted from 1, in voxels that it fills, else 0.
@@ -130,9 +127,9 @@ class Phantom:
         m0 = self.on_image_grid(water.sum(axis=0))
         present = m0 > 1e-3
         maps = {"M0map": m0}
-        for column, name in enumerate(("T1map", "T2map")):
+        for column, name in enumerate(self.parameters):
             weighted = self.on_image_grid((water * self.theta[self.pair, column]).sum(axis=0))
-            maps[name] = np.divide(weighted, m0, out=np.zeros_like(m0), where=present)
+            maps[f"{name}map"] = np.divide(weighted, m0, out=np.zeros_like(m0), where=present)
         fractions = self.on_image_grid(self.fraction)
         if self.tissues:
             return maps | dict(zip(self.tissues, fractions, strict=True))
@@ -152,69 +149,73 @@ def brain(matrix: int, *, fov: float = 240.0, factor: int = 2) -> Phantom:
         Field of view [mm] along either side.
     factor : int
         Fine voxels per voxel of the image grid.
-
-    Notes
-    -----
-    Without nilearn (extra ``demo``) the anatomy is made of ellipses, and a warning is logged.
     """
     voxel = fov / matrix
-    geometry = Geometry((matrix, matrix, 1), (voxel, voxel, _THICKNESS), _CENTRE_LPS)
-    n_fine = factor * matrix
-    offset = (np.arange(n_fine) - n_fine // 2) * (voxel / factor)
-    y, x = np.meshgrid(offset, offset, indexing="ij")
-    shares = _mni152(y, x)
-    source = "analytic" if shares is None else "mni152"
-    fraction = _sharpened(_ellipses(y, x) if shares is None else shares)
-    theta, pair = _pairs(_wave(y, x, 0), _wave(y, x, 1))
-    # signals are wanted of pairs that occur; where a tissue is absent, any pair does
-    used, rows = np.unique(np.where(fraction > 0, pair, pair[fraction > 0].min()), return_inverse=True)
-    variation = 1 + _SPREAD["m0"] * _wave(y, x, 2)
+    geometry = Geometry((matrix, matrix, 1), (voxel, voxel, _THICKNESS), anatomy.CENTRE_LPS)
+    where = anatomy.places(matrix, fov=fov, factor=factor, n_dims=2)
+    fraction, source = anatomy.fractions(where)
+    theta, pair = _pairs(anatomy.wave(where, 0), anatomy.wave(where, 1))
+    theta, rows = occurring(theta, pair, fraction)
+    variation = 1 + _SPREAD["m0"] * anatomy.wave(where, 2)
     m0 = np.stack([tissue.m0 * variation for tissue in TISSUES])
-    return Phantom(fraction, theta[used], rows.reshape(pair.shape), m0, factor, geometry, source)
+    return Phantom(fraction, theta, rows, m0, factor, geometry, source)
 
 
-def coils(n_coils: int, shape: tuple[int, int]) -> NDArray[np.complex128]:
+def occurring(
+    theta: NDArray[np.float64], pair: NDArray[np.intp], fraction: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return the rows of theta that occur, and the rows among them of every tissue and voxel.
+
+    Signals are wanted of those; where a tissue is absent, any of them does.
+    """
+    used, rows = np.unique(np.where(fraction > 0, pair, pair[fraction > 0].min()), return_inverse=True)
+    return theta[used], rows.reshape(pair.shape)
+
+
+def coils(n_coils: int, shape: tuple[int, ...]) -> NDArray[np.complex128]:
     """Compute smooth coil sensitivities (C, *X) whose squared magnitudes sum to 1 everywhere.
 
     Each coil is a pair of long wires with opposite currents outside of the field of view. The
-    field of one in the plane is 1 / (z - z_wire), with z = x + iy (law of Biot and Savart).
+    field of one in the plane is 1 / (z - z_wire), with z = x + iy (law of Biot and Savart). In a volume they
+    wind about it by a fifth of a turn, so that coils tell its slices apart; the field is that of the plane.
     """
-    y, x = np.meshgrid(*((np.arange(n) - n // 2) / (n / 2) for n in shape), indexing="ij")
+    places = np.meshgrid(*((np.arange(n) - n // 2) / (n / 2) for n in shape), indexing="ij")
+    up, y, x = [np.zeros(shape), *places][-3:]
     z = x + 1j * y
-    angle = 2 * np.pi * (np.arange(n_coils)[:, None, None] + 0.25) / n_coils
+    number = np.arange(n_coils).reshape(-1, *[1] * len(shape))
+    angle = 2 * np.pi * ((number + 0.25) / n_coils + 0.1 * up)
     wires = [1.6 * np.exp(1j * (angle + half)) for half in (-0.3, 0.3)]
     field = 1 / (z - wires[0]) - 1 / (z - wires[1])
     sens: NDArray[np.complex128] = field / np.sqrt((np.abs(field) ** 2).sum(axis=0))
     return sens
 
 
-def signals_of(model: SignalModel, theta: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """Return the signals (N, T) of pairs T1, T2 (N, 2) [s]; B1 is 1, whatever else refused."""
-    known = {"T1": theta[:, 0], "T2": theta[:, 1], "B1": np.ones(len(theta))}
+def signals_of(
+    model: SignalModel, theta: NDArray[np.float64], parameters: Sequence[str] = ("T1", "T2")
+) -> NDArray[np.complex128]:
+    """Return the signals (N, T) of theta (N, P), SI units; B1 is 1 if not told, whatever else refused."""
+    known = {"B1": np.ones(len(theta))} | dict(zip(parameters, theta.T, strict=True))
     names = [parameter.name for parameter in model.parameters]
-    unknown = [name for name in names if name not in known]
-    if unknown or not {"T1", "T2"} <= set(names):
-        raise UserError(f"simulate: the model has parameters {', '.join(names)}; the phantom knows T1, T2 and B1")
+    if not set(parameters) <= set(names) <= set(known):
+        told = [*parameters, *(name for name in known if name not in parameters)]
+        raise UserError(
+            f"simulate: the model has parameters {', '.join(names)}; the phantom knows "
+            f"{', '.join(told[:-1])} and {told[-1]}"
+        )
     return model.signal(np.stack([known[name] for name in names], axis=1))
 
 
-def expand(signal: NDArray[np.complex128]) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-    """Return phi (T, K) and coeff (N, K) with signal (N, T) = coeff phi^T, each row to 1e-10 of its norm."""
+def expand(
+    signal: NDArray[np.complex128], *, accuracy: float = _TRUNCATION
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """Return phi (T, K) and coeff (N, K) with signal (N, T) = coeff phi^T, each row to that share of its norm."""
     left, singular, right = np.linalg.svd(signal, full_matrices=False)
     coeff = left * singular
     # what row n loses when all from k on is left out
     lost = np.sqrt(np.cumsum((np.abs(coeff) ** 2)[:, ::-1], axis=1)[:, ::-1])
-    sufficient = (lost < _TRUNCATION * lost[:, :1]).all(axis=0)
+    sufficient = (lost < accuracy * lost[:, :1]).all(axis=0)
     rank = int(np.argmax(sufficient)) if sufficient.any() else len(singular)
     return np.ascontiguousarray(right[:rank].T), np.ascontiguousarray(coeff[:, :rank])
-
-
-def _wave(y: NDArray[np.float64], x: NDArray[np.float64], number: int) -> NDArray[np.float64]:
-    """Return a smooth function between -1 and 1, another one for each number; y, x in mm."""
-    turn = 0.7 + 2.1 * number
-    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
-    wave: NDArray[np.float64] = 0.6 * np.sin(along / 23.0 + turn) + 0.4 * np.cos(across / 31.0 - turn)
-    return wave
 
 
 def _pairs(wave_t1: NDArray[np.float64], wave_t2: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
@@ -238,49 +239,3 @@ def _steps(name: str) -> NDArray[np.float64]:
     number = np.arange(_LEVELS[name])
     within = 0.5 + 0.5 * (np.mod((number + 1) * (np.sqrt(5) - 1) / 2, 1) - 0.5)
     return 1 + _SPREAD[name] * (2 * (number + within) / len(number) - 1)
-
-
-def _sharpened(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn probabilities (3, F, F), means over many brains, into the fractions of one: nearly pure tissues."""
-    power = shares**_SHARPNESS
-    inside = shares.sum(axis=0) > 0.5
-    fraction: NDArray[np.float64] = np.where(inside, power / np.maximum(power.sum(axis=0), 1e-12), 0.0)
-    return fraction
-
-
-def _mni152(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return GM, WM and CSF (3, F, F) at LPS positions [mm] of the slice, or None without the files."""
-    import nibabel
-    from scipy.ndimage import map_coordinates
-
-    spec = importlib.util.find_spec("nilearn")
-    folder = Path(spec.origin).parent / "datasets" / "data" if spec and spec.origin else Path()
-    files = [folder / _MAPS.format(kind) for kind in ("gm", "wm", "t1")]
-    if not all(file.is_file() for file in files):
-        _log.warning("nilearn's tissue maps are not installed (extra 'demo'): the phantom is made of ellipses")
-        return None
-    ras = np.stack([-(x + _CENTRE_LPS[0]), -(y + _CENTRE_LPS[1]), np.full_like(x, _CENTRE_LPS[2]), np.ones_like(x)])
-    values = []
-    for file in files:
-        volume = nibabel.load(file)
-        index = np.tensordot(np.linalg.inv(volume.affine)[:3], ras, axes=1)
-        # the template's T1 image is zero outside of the brain: it is the mask
-        voxels = np.asarray(volume.dataobj) / 255 if file is not files[2] else np.asarray(volume.dataobj) > 0
-        values.append(map_coordinates(voxels.astype(np.float64), index, order=1))
-    gm, wm, mask = values
-    return np.stack([gm, wm, np.clip(mask - gm - wm, 0, 1)])
-
-
-def _ellipses(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return GM, WM and CSF (3, F, F) of nested ellipses; the later cover the earlier ones."""
-    gm, wm, csf = range(3)
-    # tissue, centre y and x, half axes y and x [mm]
-    layers = [(csf, 0, 0, 88, 70), (gm, 0, 0, 85, 67), (wm, 0, 0, 73, 55)]
-    for side in (-1, 1):
-        layers += [(gm, 4, side * 27, 22, 11), (csf, -14, side * 7, 15, 6), (csf, 28, side * 18, 14, 7)]
-    shares = np.zeros((3, *x.shape))
-    for tissue, centre_y, centre_x, half_y, half_x in layers:
-        inside = np.hypot((y - centre_y) / half_y, (x - centre_x) / half_x) < 1
-        shares[:, inside] = 0
-        shares[tissue, inside] = 1
-    return shares

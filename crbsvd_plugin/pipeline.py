@@ -25,9 +25,12 @@ from .group import Reconstruction, check_memory, finished, reconstruct_group, re
 from .intake import Intake
 from .kernel_cache import KernelCache
 from .mrd_header import size_of
+from .positions import Source
 from .progress import Report, counted, silent
-from .readouts import Group, Waiting
+from .readouts import Group
 from .roles import Roles
+from .trajfile import TrajFile
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -93,10 +96,15 @@ def reconstruct_stream(
         cache = cache.absolute()  # a worker may be in another folder
     roles = Roles.named(config.frame, config.shots, config.groups)
     basis, fitter, measured = fitting(config, report=report)
+    file = None if config.traj_file is None else TrajFile(config.traj_file, n_frames=basis.n_frames)
+    source = Source(header, config.traj_units, config.traj_third, file)
     if patience is not None:
         rehearse(len(array_shape(size_of(header, 0)[0])), basis=basis, fitter=fitter, config=config)
     report("readouts", 0, 0)
-    arrivals = Arrivals(header, n_frames=basis.n_frames, roles=roles, traj_units=config.traj_units, ends=config.ends)
+    arrivals = Arrivals(
+        source, n_frames=basis.n_frames, roles=roles, ends=config.ends,
+        noise=config.noise, n_pieces=config.pieces, calibrates=config.coils is not None,
+    )  # fmt: skip
     batches = _checked(arrivals, config, patience, items)
     if pool is not None:
         boxes, received = _collected(batches, check)
@@ -181,10 +189,11 @@ def _checked(
     """Yield what arrives; where no noise scan has come before the first image is complete, say so or refuse it."""
     told = False
     for arrival in arrivals.sorted(items, patience=patience):
-        if arrival.complete and not told and not arrivals.noise.n_samples:
+        if arrival.complete and not told and not arrivals.noise.known:
             if config.replicas:
                 raise UserError(
-                    "replicas need to know the noise, but the raw data have no noise scan: leave --replicas out"
+                    "replicas need to know the noise, but the raw data have no noise scan: leave --replicas out (or if "
+                    "they come prewhitened, say --noise upstream)"
                 )
             logger.warning("raw data have no noise scan: taken as prewhitened, the noise level is unknown")
             told = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .distribution import IRRATIONAL, Distribution, Grid, even_phases, even_points, fixed
+from .distribution import IRRATIONAL, Distribution, Grid, even_phases, even_points
 from .errors import UserError
 from .model import Parameter
 
@@ -215,6 +215,14 @@ class Prior:
         """Return the number of atoms."""
         return sum(len(atoms.theta) for atoms in self.atoms(parameters))
 
+    def symmetric(self, name: str) -> bool:
+        """Return whether the values of a parameter are distributed evenly about zero in every tissue."""
+        u = np.linspace(0.05, 0.45, 9)
+        found = [tissue.values[name] for tissue in self.tissues if name in tissue.values]
+        return len(found) == len(self.tissues) and all(
+            np.allclose(values.quantile(u), -values.quantile(1 - u), rtol=1e-9, atol=0) for values in found
+        )
+
     def thinned(self, n_atoms: int, parameters: Sequence[Parameter]) -> Prior:
         """Return the prior with about `n_atoms` atoms in all, on coarser grids or with fewer draws.
 
@@ -297,27 +305,3 @@ def _checked(tissue: Tissue, parameters: Sequence[Parameter]) -> NDArray[np.floa
                 + f", but the model is defined from {parameter.low:g} to {parameter.high:g}; narrow the prior"
             )
     return theta
-
-
-_MAO_TABLE1 = Prior(
-    "mao-mrf-table1",
-    (
-        Tissue("gm+wm", {"T1": Grid(0.5, 1.5, 500), "T2": Grid(0.010, 0.200, 500), "B1": fixed(1)}),
-        Tissue("fat", {"T1": Grid(0.25, 0.55, 125), "T2": Grid(0.060, 0.140, 125), "B1": fixed(1)}),
-        Tissue("csf", {"T1": Grid(3.0, 5.0, 125), "T2": Grid(1.5, 2.5, 125), "B1": fixed(1)}),
-    ),
-)
-# The prior of the basis has a hole between 1.5 and 3 s, which a fit must not have
-_RELAXATION = Prior(
-    "t1-t2",
-    (Tissue("all", {"T1": Grid(0.1, 5.5, 400, "log"), "T2": Grid(0.005, 3.0, 400, "log"), "B1": fixed(1)}),),
-    ordered=(("T2", "T1"),),
-)
-# Both plates of the ISMRM/NIST system phantom at 3 T (`vials`) with room around them
-_NIST = Prior(
-    "nist",
-    (Tissue("vials", {"T1": Grid(0.015, 3.0, 400, "log"), "T2": Grid(0.004, 2.0, 480, "log"), "B1": fixed(1)}),),
-    ordered=(("T2", "T1"),),
-)
-PRESETS = {prior.name: prior for prior in (_MAO_TABLE1, _RELAXATION, _NIST)}
-"""Priors by name: Table I of the paper for MRF-FISP, relaxation times without holes, and those of vials."""

@@ -1,4 +1,4 @@
-"""From MRD acquisitions to arrays: the readouts of one image, all or those that have come by now."""
+"""Readouts of one image as arrays, and which readouts are part of an image."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UserError
 from .geometry import Geometry, array_shape
-from .lines import is_cartesian, line_positions
-from .memory import available
-from .stack import BLOCK_BYTES, Stack
-from .trajectory import check_reach, converted, reach_of, within
 
 if TYPE_CHECKING:
-    from ismrmrd import Acquisition, AcquisitionHeader
-    from ismrmrd.xsd import ismrmrdHeader
+    from ismrmrd import Acquisition
     from numpy.typing import NDArray
 
 # Flags of MRD (1-based bit numbers) of readouts that are not part of the image: calibration only,
 # navigation, phase correction, feedback, dummies, surface coil correction, phase stabilisation
 NOISE_FLAG = 19
+CALIBRATION_FLAGS = (20, 21)  # parallel calibration alone, and imaging too
 _OTHER_FLAGS = (20, 23, 24, 26, 27, 28, 29, 30, 31)
+
+
+VIRTUAL = 256
+"""Readouts that virtual coils are found in: more than those few that an inversion leaves without signal."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,12 @@ class Group:
     geometry : Geometry
         Where the image lies.
     weights : array (R, S) or None
-        0 for samples beyond the edge of k-space, 1 for the others; None: there are no such samples.
+        0 for samples that are missing or lie beyond the edge of k-space, 1 for the others; None: there are no such
+        samples.
     dwell : float
         Sampling interval [us]; 0 if not known.
+    calibration : array (C, C) or None
+        What calibration readouts say of the coils, see `compression.CalibrationScans`; None: nothing, or not yet.
     """
 
     key: dict[str, int]
@@ -59,6 +61,7 @@ class Group:
     geometry: Geometry
     weights: NDArray[np.float32] | None = None
     dwell: float = 0.0
+    calibration: NDArray[np.complex128] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,179 +113,71 @@ def fov_of(geometry: Geometry) -> tuple[float, ...]:
 
 
 def joined(groups: list[Group]) -> Group:
-    """Return the readouts of all groups in a list, one after the other; the list is empty afterwards."""
+    """Return the readouts of all groups in a list, one after the other; the list is empty afterwards.
+
+    Samples that shorter readouts lack are missing ones.
+    """
     if len(groups) == 1:
         return groups.pop()
     first, lengths = groups[0], [len(group.frame) for group in groups]
     edges = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    n_samples = max(group.ksp.shape[2] for group in groups)
+    all_there = all(group.weights is None and group.ksp.shape[2] == n_samples for group in groups)
     whole = Group(
         first.key,
-        np.empty((len(first.ksp), edges[-1], first.ksp.shape[2]), first.ksp.dtype),
-        np.empty((edges[-1], *first.traj.shape[1:]), first.traj.dtype),
+        np.empty((len(first.ksp), edges[-1], n_samples), first.ksp.dtype),
+        np.empty((edges[-1], n_samples, first.traj.shape[2]), first.traj.dtype),
         np.concatenate([group.frame for group in groups]),
         np.concatenate([group.number for group in groups]),
         np.concatenate([group.stamp for group in groups]),
         first.geometry,
-        None
-        if all(group.weights is None for group in groups)
-        else np.ones((edges[-1], first.ksp.shape[2]), np.float32),
+        None if all_there else np.ones((edges[-1], n_samples), np.float32),
         first.dwell,
+        next((group.calibration for group in groups[::-1] if group.calibration is not None), None),
     )
     del first
     for start, stop in pairwise(edges):
-        group = groups.pop(0)  # one goes after the other
+        group = _lengthened(groups.pop(0), n_samples)  # one goes after the other
         whole.ksp[:, start:stop], whole.traj[start:stop] = group.ksp, group.traj
         if whole.weights is not None and group.weights is not None:
             whole.weights[start:stop] = group.weights
     return whole
 
 
-class Waiting:
-    """The readouts of one image that have come, and are not yet arrays.
+def bridged(traj: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return a trajectory (S, ndim) in which samples that are missing lie on straight lines between the others.
 
-    Parameters
-    ----------
-    header : ismrmrdHeader
-        MRD header.
-    key : dict of str to int
-        Values of the group counters.
-    counter : str
-        The one that is the frame.
-    traj_units : str
-        Unit of the trajectories, see `trajectory`.
-    geometry : Geometry
-        Where the image lies.
-
-    Attributes
-    ----------
-    n_readouts : int
-        How many have come at all.
+    Before the first and after the last of them the line goes on, so that a spoke that lacks its end is still one.
     """
+    there = np.flatnonzero(present)
+    if len(there) in (0, len(present)):
+        return np.asarray(traj, np.float64)
+    samples = np.arange(len(present))
+    found = np.stack([np.interp(samples, there, column) for column in np.asarray(traj, np.float64)[there].T], axis=1)
+    if len(there) > 1:
+        for (edge, next_to_it), outside in (
+            (there[[0, 1]], samples < there[0]),
+            (there[[-1, -2]], samples > there[-1]),
+        ):
+            step = (found[next_to_it] - found[edge]) / (next_to_it - edge)
+            found[outside] = found[edge] + (samples[outside] - edge)[:, None] * step
+    return found
 
-    def __init__(
-        self, header: ismrmrdHeader, key: dict[str, int], *, counter: str, traj_units: str, geometry: Geometry
-    ):
-        self.key, self.geometry = key, geometry
-        self.n_readouts = 0
-        self._header, self._counter, self._units = header, counter, traj_units
-        self._heads: list[AcquisitionHeader] = []
-        self._ksp, self._traj = Stack(np.complex64), Stack(np.float32)
-        self._reach: NDArray[np.float64] | None = None
 
-    def append(self, item: Acquisition) -> None:
-        """Copy a readout.
-
-        Raises
-        ------
-        UserError
-            It does not fit into memory.
-        """
-        kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
-        self._heads.append(item.getHead())
-        self.n_readouts += 1
-        grown = self._ksp.append(item.data[:, kept])
-        if item.traj.size:
-            self._traj.append(item.traj[kept])
-        left = available() if grown else None
-        if left is not None and left < 2 * BLOCK_BYTES:
-            raise UserError(
-                f"readout {item.scan_counter} does not fit into memory any more, {left / 2**20:.0f} MiB are left; "
-                "reconstruct fewer slices or repetitions at a time, or take a larger machine"
-            )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the samples that wait."""
-        return self._ksp.nbytes
-
-    @property
-    def empty(self) -> bool:
-        """Nothing waits."""
-        return not self._heads
-
-    def last(self) -> list[Group]:
-        """Return the last readouts, if there are any, of an image of which nothing else will come.
-
-        Raises
-        ------
-        UserError
-            As for `cut`, or the trajectory cannot be in the unit it was said to be in.
-        """
-        box = [] if self.empty else [self.cut()]
-        if self._reach is not None:
-            shape = array_shape(self.geometry.shape)
-            check_reach(self._reach, units=self._units, shape=shape, fov=fov_of(self.geometry))
-        return box
-
-    def cut(self) -> Group:
-        """Return the readouts that wait, and let them go.
-
-        Raises
-        ------
-        UserError
-            A trajectory is missing, readouts differ in coils or length, or samples are not finite.
-        """
-        heads, self._heads = self._heads, []
-        without = [head.scan_counter for head in heads if head.trajectory_dimensions == 0]
-        cartesian = is_cartesian(self._header, heads[0].encoding_space_ref) and len(without) == len(heads)
-        if without and not cartesian:
-            raise UserError(
-                f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
-                "write the sample positions into the raw file"
-            )
-        shapes = sorted(self._ksp.shapes)
-        if len(shapes) > 1:
-            raise UserError(f"readouts of one image have {shapes} coils and samples, expected the same for all")
-        if min(shapes[0]) < 1:
-            raise UserError(f"readouts have {shapes[0]} coils and samples without those to discard, expected some")
-        ksp = self._ksp.pop(axis=1)
-        _check_finite(ksp, first=self.n_readouts - len(heads))
-        columns = (self._counter, "scan_counter", "acquisition_time_stamp")
-        frame, number, stamp = (
-            np.array([getattr(head.idx if name == self._counter else head, name) for head in heads]) for name in columns
-        )
-        group = Group(
-            self.key, ksp, np.zeros(0), frame.astype(np.intp), number.astype(np.int64), stamp.astype(np.int64),
-            self.geometry,
-        )  # fmt: skip
-        if cartesian:
-            positions = line_positions(self._header, heads, shape=group.shape, fov=group.fov)
-        else:
-            positions = self._positions(group)
-        inside = within(positions, group.shape)
-        weights = None if inside.all() else inside.astype(np.float32)
-        return replace(group, traj=positions, weights=weights, dwell=float(heads[0].sample_time_us))
-
-    def _positions(self, group: Group) -> NDArray[np.float64]:
-        """Return the trajectories of readouts that have one, in the order of X."""
-        axes = sorted({shape[1] for shape in self._traj.shapes})
-        if len(axes) > 1:
-            raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
-        traj, n_dims = self._traj.pop(axis=0), len(group.shape)
-        if traj.shape[2] < n_dims or np.any(traj[..., n_dims:]):
-            raise UserError(
-                f"trajectory has {traj.shape[2]} dimensions, the image {n_dims} (matrix {group.geometry.shape}): "
-                "expected as many, further ones being zero"
-            )
-        positions = converted(traj[..., n_dims - 1 :: -1], units=self._units, shape=group.shape, fov=group.fov)
-        reach = reach_of(positions)
-        self._reach = reach if self._reach is None else np.maximum(reach, self._reach)
-        check_reach(self._reach, units=self._units, shape=group.shape, fov=group.fov, whole=False)
-        return positions
+def _lengthened(group: Group, n_samples: int) -> Group:
+    """Return readouts with so many samples, of which the last ones are missing."""
+    n_there = group.ksp.shape[2]
+    if n_there == n_samples:
+        return group
+    more = ((0, 0), (0, n_samples - n_there))
+    weights = np.ones((len(group.frame), n_there), np.float32) if group.weights is None else group.weights
+    present = np.arange(n_samples) < n_there
+    traj = np.stack([bridged(row, present) for row in np.pad(group.traj, (*more, (0, 0)))])
+    return replace(
+        group, ksp=np.pad(group.ksp, ((0, 0), *more)), traj=traj.astype(group.traj.dtype), weights=np.pad(weights, more)
+    )
 
 
 def is_imaging(item: Acquisition) -> bool:
     """Return whether a readout is part of an image; noise scans, navigators, dummies and the like are not."""
     return not any(item.is_flag_set(flag) for flag in (NOISE_FLAG, *_OTHER_FLAGS))
-
-
-def _check_finite(ksp: NDArray[Any], *, first: int) -> None:
-    """Refuse samples that are not finite; `first` is the number of the first readout in its image."""
-    if not all(np.isfinite(coil).all() for coil in ksp):
-        finite = np.isfinite(ksp)
-        # in the order of the readouts
-        readout, coil, sample = np.argwhere(~finite.swapaxes(0, 1))[0]
-        raise UserError(
-            f"raw data hold {finite.size - np.count_nonzero(finite)} non-finite samples, the first in "
-            f"readout {first + readout}, coil {coil}, sample {sample}: leave those readouts out"
-        )

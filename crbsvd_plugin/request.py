@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBED = 64
-_DIMENSION = 1000
+_DIMENSION = 3000
 PROGRAM = 180
 """Memory of the program itself [MiB], with numba, scipy and what they load."""
 _DIGITS = 15
@@ -47,8 +47,12 @@ class Request:
         The model, see `spec.resolve`.
     train : str
         Fingerprints: "grid" for all of the prior's, or a number for about that many.
-    fisher, conjugate, tolerance
+    fisher
         See `fold.BasisAccumulator`.
+    conjugate : bool, optional
+        Likewise; not given: where the prior has the conjugate of every signal (`Spec.conjugates`).
+    tolerance : float, optional
+        Likewise; not given: that of the model (`Spec.tolerance`).
     weighting, parameter_weights, class_weights
         See `weighting.Weighting`.
     checkpoint : str, optional
@@ -61,8 +65,8 @@ class Request:
     settings: Sequence[str] = ()
     train: str = "20000"
     fisher: crb.Fisher = "real"
-    conjugate: bool = False
-    tolerance: float = TOLERANCE
+    conjugate: bool | None = None
+    tolerance: float | None = None
     weighting: Kind = "svd"
     parameter_weights: Mapping[str, float] = field(default_factory=dict)
     class_weights: Mapping[Any, float] = field(default_factory=dict)
@@ -74,10 +78,17 @@ class Request:
         """Return the model and its priors."""
         return resolve(self.spec, self.settings)
 
+    def settled(self, spec: Spec) -> Self:
+        """Return the request with what it leaves to the model and its priors."""
+        conjugate = spec.conjugates if self.conjugate is None else self.conjugate
+        tolerance = spec.tolerance if self.tolerance is None else self.tolerance
+        return replace(self, conjugate=conjugate, tolerance=tolerance)
+
     def training(self, model: SignalModel, atoms: Sequence[Atoms]) -> Training:
         """Return the training on these fingerprints."""
+        tolerance = TOLERANCE if self.tolerance is None else self.tolerance
         return Training(
-            model=model, atoms=atoms, fisher=self.fisher, conjugate=self.conjugate, tolerance=self.tolerance
+            model=model, atoms=atoms, fisher=self.fisher, conjugate=bool(self.conjugate), tolerance=tolerance
         )
 
     def check(self, training: Training, *, rank: int, crb_weights: Sequence[float]) -> None:
@@ -181,13 +192,18 @@ def seconds(model: SignalModel, atoms: Sequence[Atoms], *, jacobian: bool) -> fl
 
 
 def mebibytes(training: Training, *, n_accumulators: int = 1) -> float:
-    """Return the memory of a training [MiB]: program, batch, its copies, and the Gram matrices at their largest."""
+    """Return the memory of a training [MiB]: program, batch, its copies, and the Gram matrices at their largest.
+
+    A batch is there three times: simulated, orthogonalised, and while that is done. Where the subspace grows there are
+    its rows as the fold takes them, their residuals for every block and for all, and what is subtracted from these.
+    """
     n_frames, parameters = training.model.n_frames, training.model.parameters
     n_blocks = len(training.atoms) * (1 + len(crb.interesting(parameters)))
     size = min(batch_size(n_frames, len(parameters)), max((len(atoms.theta) for atoms in training.atoms), default=0))
     batch = 3 * 16 * size * n_frames * (1 + len(parameters))
-    # the dimension of the subspace is not known before: a thousand is more than has been met
-    dimension = min(n_frames, _DIMENSION)
+    batch += 4 * 16 * size * n_frames * (1 + len(crb.interesting(parameters)))
+    # the dimension of the subspace is not known before: this is more than has been met
+    dimension = min(n_frames, _DIMENSION) if training.tolerance else n_frames
     number = 8 if training.conjugate else 16
     grams = (8 * n_frames * dimension + number * n_blocks * dimension**2) * n_accumulators
     return PROGRAM + (batch + grams) / 2**20

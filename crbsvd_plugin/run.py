@@ -133,7 +133,7 @@ def fit(
     method: Method = "matching",
     refine: bool = False,
     fit_starts: int = 1,
-    signals: Signals = "emulated",
+    signals: Signals | None = None,
     whose: Entities | None = None,
 ) -> list[Path]:
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.

@@ -1,14 +1,14 @@
 """From what a host says to the one strict config: XML properties, JSON parameters, TOML, or a name.
 
-A name chooses among the presets of whoever started the program, and never anything to import. A basis is chosen by
-name from one folder. Paths are not a host's to choose.
+A name chooses among the presets of whoever started the program, and never anything to import. A basis, and a trajectory
+beside it, is chosen by name from one folder. Paths are not a host's to choose.
 """
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -22,6 +22,7 @@ from .bundle import members
 from .config import Config
 from .errors import UserError, nearest
 from .markup import parse_xml
+from .trajfile import SUFFIXES
 
 Pixels = Literal["float32", "uint16"]
 
@@ -128,6 +129,11 @@ class Site:
             raise UserError("config: no basis is named; set basis to the name of one")
         if "basis" in chosen or self.bases is not None:
             settings["basis"] = str(self._basis(str(settings["basis"])))
+        trajectory = settings.get("traj_file")
+        if isinstance(trajectory, str) and trajectory.strip().lower() in _NONE:
+            settings["traj_file"] = None
+        elif trajectory is not None and ("traj_file" in chosen or self.bases is not None):
+            settings["traj_file"] = str(self._trajectory(str(trajectory)))
         return _converted(settings)
 
     def _preset(self, name: str) -> Mapping[str, Any]:
@@ -138,22 +144,39 @@ class Site:
 
     def _basis(self, name: str) -> Path:
         """Return a basis of the folder, without suffix; never one that lies elsewhere."""
-        if self.bases is None:
-            raise UserError("config: a basis cannot be chosen here; leave it out, or start with --bases DIR")
-        if "\0" in name or "/" in name or name.startswith("."):
-            raise UserError(f"config: {name!r} is no name of a basis, expected one without folders")
-        sidecar = self.bases / f"{name}.json"
+        bases = self._folder(name, "basis")
+        sidecar = bases / f"{name}.json"
         if not sidecar.is_file():
-            known = sorted(path.stem for path in self.bases.glob("*.json") if _is_basis(path))
+            known = sorted(path.stem for path in bases.glob("*.json") if _is_basis(path))
             listed = f"{', '.join(known) or 'none'}{nearest(name, known)}"
             raise UserError(f"config: there is no basis {name!r}, expected one of: {listed}")
-        inside = self.bases.resolve()
-        for member in (sidecar.name, *members(name, with_dictionary=True, with_perk=True)):
-            if not (self.bases / member).resolve().is_relative_to(inside):
-                raise UserError(
-                    f"config: {member} is a link that leads elsewhere; put the basis into the folder itself"
-                )
-        return self.bases / name
+        _check_inside(bases, [sidecar.name, *members(name, with_dictionary=True, with_perk=True)], "basis")
+        return bases / name
+
+    def _trajectory(self, name: str) -> Path:
+        """Return a trajectory of the folder of bases, without suffix; never one that lies elsewhere."""
+        bases = self._folder(name, "trajectory")
+        names = [f"{name}{suffix}" for suffix in SUFFIXES]
+        if not all((bases / one).is_file() for one in names):
+            raise UserError(f"config: there is no trajectory {name!r} beside the bases, expected {' and '.join(names)}")
+        _check_inside(bases, names, "trajectory")
+        return bases / name
+
+    def _folder(self, name: str, what: str) -> Path:
+        """Return the folder that a host may choose from, by names that are no paths."""
+        if self.bases is None:
+            raise UserError(f"config: a {what} cannot be chosen here; leave it out, or start with --bases DIR")
+        if "\0" in name or "/" in name or name.startswith("."):
+            raise UserError(f"config: {name!r} is no name of a {what}, expected one without folders")
+        return self.bases
+
+
+def _check_inside(folder: Path, names: Iterable[str], what: str) -> None:
+    """Refuse files that are links out of a folder."""
+    inside = folder.resolve()
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(inside):
+            raise UserError(f"config: {name} is a link that leads elsewhere; put the {what} into the folder itself")
 
 
 def _is_basis(sidecar: Path) -> bool:

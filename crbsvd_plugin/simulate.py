@@ -1,4 +1,4 @@
-"""Raw data of the digital brain or of vials, as a scanner would have written them.
+"""Raw data of the digital brain or of vials, as a scanner would have written them: a slice or a volume.
 
 The data never pass through the user's basis: the signals of all tissue pairs are expanded in
 their own singular vectors, and the images of these coefficients are sampled on the fine grid.
@@ -6,79 +6,29 @@ their own singular vectors, and the images of these coefficients are sampled on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import delays, files, mrd, phantom, trajectory, vials
-from .encoding import SubspaceOperator, coefficient_noise
+from . import delays, files, koosh, mrd, mt_phantom, phantom, scan_mrd, trajectory, vials
+from .encoding import SubspaceOperator
 from .errors import UserError
-from .geometry import Geometry
+from .geometry import Geometry, array_shape
 from .model import SignalModel
-from .mrd_header import radial_header
+from .scan import Scan
 
 if TYPE_CHECKING:
-    from ismrmrd import Acquisition
-    from ismrmrd.xsd import ismrmrdHeader
     from numpy.typing import NDArray
 
 FORMAT = "crbsvd-simulation/1"
 _BLOCK = 8
 _SNR = (1e-6, 1e12)  # beyond, single precision ends
-_NOISE_READOUTS = 32
-_SAMPLE_TIME_US = 5.0
-_TICK = 2.5e-3
 _LARGEST_PHASE = 1e4  # rad; beyond, digits are lost
+_ACCURACY = 1e-5  # of the signals of a volume: that of the NUFFT
 PHANTOMS = ("brain", *vials.NIST)
 """Names of the phantoms."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A noise-free scan of a phantom.
-
-    Parameters
-    ----------
-    ksp : complex64 array (C, R, S)
-        Data, scaled as those of the unitary operator on the image grid.
-    traj : array (R, S, 2)
-        Positions (y, x) in cycles per field of view.
-    frame, shot : int array (R,)
-        Counters of every readout.
-    phantom : Phantom
-        What was scanned.
-    spec : dict
-        The signal model, as far as it tells.
-    rank : int
-        Coefficients that the signals were expanded in.
-    gradient_delay : tuple of 3 float
-        S_x, S_y, S_xy [samples]: the data lie that far from `traj`, see `delays`.
-    phase_drift : float
-        Phase [rad] of the last readout; it grows with the time from 0 at the first.
-    """
-
-    ksp: NDArray[np.complex64]
-    traj: NDArray[np.float64]
-    frame: NDArray[np.intp]
-    shot: NDArray[np.intp]
-    phantom: phantom.Phantom
-    spec: dict[str, Any]
-    rank: int
-    gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    phase_drift: float = 0.0
-
-    @property
-    def n_frames(self) -> int:
-        """Frames T."""
-        return int(self.frame.max()) + 1
-
-    def sigma(self, snr: float | None) -> float:
-        """Return the noise of the data per real component, for an SNR of the coefficients where M0 = 1."""
-        unit = coefficient_noise(self.traj[..., 0].size, self.phantom.geometry.shape, n_frames=self.n_frames)
-        return 0.0 if snr is None else 1 / (unit * snr)
 
 
 def simulate(
@@ -102,11 +52,12 @@ def simulate(
     Returns
     -------
     dict
-        What was written: ``raw``, ``T1map``, ``T2map``, ``M0map``, ``record``, and of the brain ``GM``, ``WM``,
-        ``CSF``, of vials ``LABELS``.
+        What was written: ``raw``, ``M0map``, ``T1map``, ``T2map`` (or those of the other parameters of the phantom),
+        ``record``, and of the brain ``GM``, ``WM``, ``CSF``, of vials ``LABELS``.
     """
     shares = [tissue.name for tissue in phantom.TISSUES] if scanned == "brain" else ["LABELS"]
-    sidecar, names = _destination(Path(path), ["T1map", "T2map", "M0map", *shares])
+    parameters = mt_phantom.PARAMETERS if _is_volume(model, scanned) else ("T1", "T2")
+    sidecar, names = _destination(Path(path), ["M0map", *(f"{name}map" for name in parameters), *shares])
     files.check_free(sidecar, list(names.values()), kind=FORMAT, force=force)
     scan = acquire(
         model, scanned=scanned, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
@@ -127,21 +78,24 @@ def acquire(
     phase_drift: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
 ) -> Scan:
-    """Compute the noise-free data of a golden-angle radial scan of a phantom.
+    """Compute the noise-free data of a golden-angle radial scan of a phantom: of a volume, of a koosh ball.
 
     Parameters
     ----------
     model : SignalModel
-        With parameters T1 and T2, and possibly B1, which is 1. Truncated phase graphs give data
-        that are not quite smooth in T1 and T2, need twice the coefficients and twice the time.
+        With parameters T1 and T2, and possibly B1, which is 1; or with those of two pools, `mt_phantom.PARAMETERS`.
+        Truncated phase graphs give data that are not quite smooth in T1 and T2, need twice the coefficients and twice
+        the time. A model of several cycles (`n_cycles`) repeats each by itself.
     scanned : str
-        One of `PHANTOMS`: ``brain``, or a plate of vials ``nist-t1``, ``nist-t2``.
+        One of `PHANTOMS`: ``brain``, for models of two pools a volume (`mt_phantom`), or a plate of vials ``nist-t1``,
+        ``nist-t2``.
     matrix, fov
-        Voxels and field of view [mm] along either side of the image.
+        Voxels and field of view [mm] along every side of the image.
     n_coils, n_shots : int
-        Receive coils; repetitions of the train of T frames, one readout each; the angle goes on over them.
+        Receive coils; repetitions of the train of T frames, one readout each; in a slice the angle goes on over them,
+        for a volume see `koosh`.
     gradient_delay : tuple of 3 float
-        S_x, S_y, S_xy [samples] that the trajectory does not tell, see `delays`.
+        S_x, S_y, S_xy [samples] that the trajectory of a slice does not tell, see `delays`.
     phase_drift : float
         Phase [rad] that the readouts gain from the first to the last, in proportion to the time.
     progress : callable, optional
@@ -166,13 +120,26 @@ def acquire(
         raise UserError(f"simulate: {n_readouts} readouts of {2 * matrix} samples; MRD counts up to 65535 of each")
     if scanned not in PHANTOMS:
         raise UserError(f"simulate: phantom {scanned!r} is unknown, expected one of: {', '.join(PHANTOMS)}")
-    made = phantom.brain(matrix, fov=fov) if scanned == "brain" else vials.nist_plate(scanned, matrix, fov=fov)
-    phi, coeff = phantom.expand(phantom.signals_of(model, made.theta))
+    volume = _is_volume(model, scanned)
+    if volume and any(gradient_delay):
+        raise UserError("simulate: gradient delays are those of a slice, but this scan is of a volume; leave them out")
+    if volume:
+        made = mt_phantom.brain(matrix, fov=fov)
+        signals = phantom.signals_of(model, made.theta, mt_phantom.PARAMETERS)
+        phi, coeff = phantom.expand(signals, accuracy=_ACCURACY)
+    else:
+        made = phantom.brain(matrix, fov=fov) if scanned == "brain" else vials.nist_plate(scanned, matrix, fov=fov)
+        phi, coeff = phantom.expand(phantom.signals_of(model, made.theta))
     images = made.mix(coeff)
-    traj = trajectory.radial(n_readouts, matrix)
-    s_x, s_y, s_xy = gradient_delay
-    sampled = delays.corrected(traj, np.array([[s_y, s_xy], [s_xy, s_x]]))
-    shot, frame = np.divmod(np.arange(n_readouts), model.n_frames)
+    n_cycles = int(getattr(model, "n_cycles", 1))
+    cycle, shot, pulse = (axis.ravel() for axis in np.indices((n_cycles, n_shots, model.n_frames // n_cycles)))
+    frame = cycle * (model.n_frames // n_cycles) + pulse
+    if volume:
+        traj = sampled = koosh.koosh_ball(model.n_frames, n_shots, matrix)[shot, frame]
+    else:
+        traj = trajectory.radial(n_readouts, matrix)
+        s_x, s_y, s_xy = gradient_delay
+        sampled = delays.corrected(traj, np.array([[s_y, s_xy], [s_xy, s_x]]))
     sens = phantom.coils(n_coils, images.shape[1:])
     ksp = np.zeros((n_coils, *traj.shape[:2]), np.complex64)
     starts = range(0, len(images), _BLOCK)
@@ -183,11 +150,11 @@ def acquire(
         ksp += operator.forward(images[part])
         if progress is not None:
             progress(step, len(starts))
-    # the sum has factor^2 as many terms as on the image grid, of which the fine operator takes out factor
-    ksp /= made.factor
-    scan = Scan(ksp, traj, frame, shot, made, dict(model.spec), phi.shape[1], gradient_delay, phase_drift)
+    # the sum has factor^ndim as many terms as on the image grid, of which the fine operator takes out the root
+    ksp /= made.factor ** (traj.shape[2] / 2)
+    scan = Scan(ksp, traj, frame, shot, made, dict(model.spec), phi.shape[1], n_cycles, gradient_delay, phase_drift)
     if phase_drift:
-        times = _start_times(scan)
+        times = scan.start_times
         ksp *= np.exp(1j * phase_drift * times / (times[-1] or 1.0))[:, None].astype(ksp.dtype)
     return scan
 
@@ -224,7 +191,7 @@ def write(
     sidecar, names = _destination(Path(path), list(maps))
     covariance = noise_covariance(scan, snr)
     with files.product(sidecar, list(names.values()), kind=FORMAT, force=force) as product:
-        mrd.write_into(product.path(names["raw"]), _header(scan), _acquisitions(scan, covariance, seed))
+        mrd.write_into(product.path(names["raw"]), scan_mrd.header(scan), scan_mrd.acquisitions(scan, covariance, seed))
         for name, values in maps.items():
             _write_nifti(product.path(names[name]), values, scan.phantom.geometry)
         record = {"phantom": scan.phantom.source, "model": scan.spec, "rank": scan.rank}
@@ -244,11 +211,15 @@ def noise_covariance(scan: Scan, snr: float | None) -> NDArray[np.complex128]:
     gain = 1 + 0.2 * np.sin(1 + np.arange(n_coils))
     lag = np.subtract.outer(np.arange(n_coils), np.arange(n_coils))
     psi = np.outer(gain, gain) * 0.2 ** np.abs(lag) * np.exp(0.6j * lag)
-    n_x, n_y, _ = scan.phantom.geometry.shape
     there = scan.phantom.maps()["M0map"] > 0.5
-    sens = phantom.coils(n_coils, (n_y, n_x))[:, there]
+    sens = phantom.coils(n_coils, array_shape(scan.phantom.geometry.shape))[:, there]
     gathered = np.einsum("cv,cv->v", sens.conj(), np.linalg.solve(psi, sens)).real.mean()
     return psi * gathered * scan.sigma(snr) ** 2
+
+
+def _is_volume(model: SignalModel, scanned: str) -> bool:
+    """Return whether the phantom is the volume of two pools, because the model is of them."""
+    return scanned == "brain" and "m0s" in (parameter.name for parameter in model.parameters)
 
 
 def _destination(path: Path, maps: Iterable[str]) -> tuple[Path, dict[str, str]]:
@@ -263,76 +234,6 @@ def _destination(path: Path, maps: Iterable[str]) -> tuple[Path, dict[str, str]]
 def _write_nifti(path: Path, values: NDArray[np.float64], geometry: Geometry) -> None:
     import nibabel
 
-    image = nibabel.Nifti1Image(values.T[:, :, None].astype(np.float32), geometry.affine)
+    image = nibabel.Nifti1Image(values.T.reshape(geometry.shape).astype(np.float32), geometry.affine)
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
-
-
-def _acquisitions(scan: Scan, covariance: NDArray[np.complex128], seed: int) -> Iterator[Acquisition]:
-    """Yield the noise scan, if there is noise, and all readouts."""
-    from ismrmrd import Acquisition, constants
-
-    rng = np.random.default_rng(seed)
-    noisy = bool(covariance.any())
-    mixing = (np.linalg.cholesky(covariance) if noisy else covariance).astype(np.complex64)
-    n_coils, n_readouts, n_samples = scan.ksp.shape
-    times, geometry = _start_times(scan), scan.phantom.geometry
-    place = {name: getattr(geometry, name) for name in ("position", "read_dir", "phase_dir", "slice_dir")}
-    common = {"center_sample": n_samples // 2, "sample_time_us": _SAMPLE_TIME_US, "measurement_uid": 1} | place
-
-    def noise() -> NDArray[np.complex64]:
-        white = rng.standard_normal((2, n_coils, n_samples), dtype=np.float32)
-        return mixing @ (white[0] + 1j * white[1])
-
-    n_noise = _NOISE_READOUTS if noisy else 0
-    for number in range(n_noise):
-        readout = Acquisition.from_array(noise(), scan_counter=number, **common)
-        readout.set_flag(constants.ACQ_IS_NOISE_MEASUREMENT)
-        yield readout
-    # MRD has (x, y), and single precision
-    traj = scan.traj[:, :, ::-1].astype(np.float32)
-    for number in range(n_readouts):
-        samples = scan.ksp[:, number] + noise() if noisy else scan.ksp[:, number]
-        readout = Acquisition.from_array(samples, traj[number], scan_counter=n_noise + number, **common)
-        readout.idx.kspace_encode_step_1 = number
-        readout.idx.contrast, readout.idx.repetition = int(scan.frame[number]), int(scan.shot[number])
-        readout.acquisition_time_stamp = int(times[number] / _TICK)
-        for flag in _flags(number, scan):
-            readout.set_flag(flag)
-        yield readout
-
-
-def _flags(number: int, scan: Scan) -> list[int]:
-    from ismrmrd import constants
-
-    last, frame = number == len(scan.frame) - 1, scan.frame[number]
-    told = {
-        constants.ACQ_FIRST_IN_SLICE: number == 0,
-        constants.ACQ_FIRST_IN_REPETITION: frame == 0,
-        constants.ACQ_LAST_IN_REPETITION: frame == scan.n_frames - 1,
-        constants.ACQ_LAST_IN_SLICE: last,
-        constants.ACQ_LAST_IN_MEASUREMENT: last,
-    }
-    return [flag for flag, true in told.items() if true]
-
-
-def _timing(scan: Scan, key: str) -> NDArray[np.float64]:
-    """Return a setting of the sequence as a list, empty where the model does not tell it."""
-    value = scan.spec.get(key)
-    return np.zeros(0) if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64))
-
-
-def _start_times(scan: Scan) -> NDArray[np.float64]:
-    """Return when the readouts begin [s]; frames of 10 ms where the model does not tell."""
-    tr = _timing(scan, "tr")
-    tr = np.broadcast_to(tr if tr.size in (1, scan.n_frames) else 0.01, scan.n_frames)
-    train = np.concatenate([[0.0], np.cumsum(tr)])
-    period = train[-1] + _timing(scan, "ti").sum() + _timing(scan, "recovery").sum()
-    return scan.shot * period + train[scan.frame]
-
-
-def _header(scan: Scan) -> ismrmrdHeader:
-    sequence = {mrd_name: (1e3 * _timing(scan, mrd_name.lower())).tolist() for mrd_name in ("TR", "TE", "TI")}
-    sequence["flipAngle_deg"] = np.rad2deg(_timing(scan, "flip_angles")).tolist()
-    counts = {"n_frames": scan.n_frames, "n_shots": int(scan.shot.max()) + 1}
-    return radial_header(scan.phantom.geometry, scan.ksp.shape, **counts, sequence=sequence)

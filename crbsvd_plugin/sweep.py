@@ -38,7 +38,7 @@ FORMAT = "crbsvd-sweep/1"
 HELD_OUT = 0.33
 """Share of the fingerprints that the losses are measured on, as in the paper."""
 
-MEMBERS = ("sweep.csv", "sweep.png", "scatter.png")
+MEMBERS = ("sweep.csv", "regressions.csv", "sweep.png", "scatter.png")
 _SHARES = (0.2, 0.5, 1.0)
 
 
@@ -139,12 +139,8 @@ class Plan:
             "rows": [asdict(row) for row in rows],
         }
         with files.product(self.folder / "sweep.json", list(MEMBERS), kind=FORMAT, force=self.force) as product:
-            with product.path("sweep.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, list(asdict(rows[0])))
-                writer.writeheader()
-                for row in rows:
-                    # six digits: a table is read by people too; sweep.json has all of them
-                    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+            _write(product.path("sweep.csv"), [asdict(row) for row in rows])
+            _write(product.path("regressions.csv"), list(charts.regressions(tally, asked.crb_weights, asked.rank)))
             charts.losses(rows, choice, product.path("sweep.png"))
             chosen = list(asked.crb_weights).index(choice.crb_weight)
             regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
@@ -268,6 +264,14 @@ class _Measure:
         return tally.state()
 
 
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table with six digits: it is read by people too."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
 def plan(asked: Request, folder: str, *, force: bool) -> Plan:
     """Check a request before any work is done.
 
@@ -277,6 +281,7 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
         An option is out of range, or the output exists already.
     """
     spec = asked.resolved()
+    asked = asked.settled(spec)
     prior = request.sized(spec.prior, asked.train, "--train", spec.model)
     atoms, held_out = split(prior.atoms(spec.model.parameters), HELD_OUT)
     training = asked.training(spec.model, atoms)

@@ -11,7 +11,6 @@ import numpy as np
 from .basis import Basis
 from .batches import batch_size, pieces, simulate
 from .cluster import Pool
-from .errors import UserError
 from .model import SignalModel
 from .prior import Atoms
 
@@ -45,10 +44,7 @@ def compressed_tangents(
         The basis does not say what sequence it is for, or has another number of frames, or a derivative is not finite.
     """
     model = basis.model()
-    if model.n_frames != basis.n_frames:
-        raise UserError(
-            f"the basis has {basis.n_frames} frames, the sequence in its sidecar {model.n_frames}: make it again"
-        )
+    basis.check_frames(model)
     low, high = (np.array([getattr(p, end) for p in model.parameters]) for end in ("low", "high"))
     size = batch_size(model.n_frames, len(model.parameters))
     batches = pieces([Atoms("estimates", np.clip(theta, low, high), 1.0)], size=size, strided=False)

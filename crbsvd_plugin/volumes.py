@@ -12,7 +12,7 @@ from .errors import UserError
 from .geometry import Geometry
 from .group import Reconstruction
 from .images import CoefficientImages
-from .readouts import Waiting
+from .waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def gathered(results: list[Reconstruction], config: Config) -> CoefficientImages
         )
     by_terms = bool(config.bart_terms)
     info = {
-        "sens": config.sens, "backend": config.backend, "bart_terms": list(config.bart_terms),
+        "noise": config.noise, "sens": config.sens, "backend": config.backend, "bart_terms": list(config.bart_terms),
         "bart_lowmem": config.bart_lowmem, "regulariser": None if by_terms else config.regulariser,
         "lam": None if by_terms else config.lam, "lam_scaling": config.scaling, "block": config.block,
         "shift": config.shift, "solver": config.choose_solver(), "iterations": config.iterations,

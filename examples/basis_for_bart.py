@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import crbsvd_plugin as crb
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from scipy.ndimage import binary_erosion
 
 from crbsvd_plugin import bundle, roi, run, simulate
 from crbsvd_plugin.maps import load_map
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.progress import silent
 from crbsvd_plugin.spec import resolve
 from crbsvd_plugin.vials import NIST

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 PROGRAMS = {"bart": "bart"}  # marker: program
-_skipped = pytest.StashKey[int]()
 
 # compile time counts as time of the first example; and the same commit must give the same answer twice
 hypothesis.settings.register_profile(
@@ -27,8 +26,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("crbsvd")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_skipped] = 0
+def pytest_configure() -> None:
     # a shell without job control starts what it puts into the background with SIGINT ignored, and children inherit that
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,15 +38,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             continue
         if os.environ.get("CI") == "true":
             pytest.fail(f"the program {program} is missing, and CI=true allows no skips", pytrace=False)
-        item.config.stash[_skipped] += 1
         pytest.skip(f"the program {program} is missing")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Say it in the very last line: pytest_terminal_summary would come before pytest's own closing line."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    n_skipped = config.stash.get(_skipped, 0)
     if reporter is not None:
+        n_skipped = sum("the program" in str(report.longrepr) for report in reporter.stats.get("skipped", []))
         reporter.write_line(f"{n_skipped} test{'' if n_skipped == 1 else 's'} skipped for want of a program")
 
 

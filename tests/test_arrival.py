@@ -13,8 +13,10 @@ import pytest
 from mrd_stream import header, readout, spokes
 
 from crbsvd_plugin import arrival
-from crbsvd_plugin.arrival import ENDS, Arrival, Arrivals
+from crbsvd_plugin.arrival import Arrival, Arrivals
+from crbsvd_plugin.ends import ENDS
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.positions import Source
 from crbsvd_plugin.roles import Roles
 
 T, N = 5, 8
@@ -23,7 +25,7 @@ T, N = 5, 8
 def arrivals(*ends: Any, head: Any = None, n_frames: int = T, **roles: Any) -> Arrivals:
     chosen = Roles.named(roles.get("frame", "contrast"), roles.get("shots"), roles.get("groups"))
     told = head or header((N, N, 1), T, slice=3)
-    return Arrivals(told, n_frames=n_frames, roles=chosen, traj_units="cycles/fov", ends=ends)
+    return Arrivals(Source(told), n_frames=n_frames, roles=chosen, ends=ends)
 
 
 def slices(rng: np.random.Generator, n: int, *, n_shots: int = 3) -> list[Any]:
@@ -54,8 +56,8 @@ def numbers(found: list[Arrival], number: int) -> list[int]:
     return [int(n) for one in found if one.image.key["slice"] == number for batch in one.box for n in batch.number]
 
 
-def told(used: int, *, twice: int = 0, missing: int = 0) -> dict[str, int]:
-    return {"used": used, "twice": twice, "missing": missing}
+def told(used: int, *, twice: int = 0, missing: int = 0, partial: int = 0) -> dict[str, int]:
+    return {"used": used, "twice": twice, "missing": missing, "partial": partial}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_the_flag_of_a_group_counter_ends_all_images_with_its_value(rng: np.rand
     counted: list[int] = []
     found = [
         ((one.image.key["slice"], one.image.key["set"]), counted[-1])
-        for one in arrivals("slice").sorted(taken(items, counted))
+        for one in arrivals("slice", head=header((N, N, 1), T, slice=1, set=1)).sorted(taken(items, counted))
         if one.complete
     ]
     assert found == [((0, 0), 10), ((0, 1), 10), ((1, 0), 20), ((1, 1), 20)]
@@ -257,3 +259,93 @@ def test_notes_of_images_are_logged_once(rng: np.random.Generator, caplog: pytes
     with caplog.at_level(logging.WARNING):
         list(arrivals("slice").sorted(slices(rng, 2)))
     assert not caplog.records
+
+
+def unnumbered(items: list[Any], number: int = 0) -> list[Any]:
+    for item in items:
+        item.scan_counter = number
+    return items
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_gaps_in_a_stream_without_numbers_are_frames_and_shots_without_a_readout(
+    rng: np.random.Generator, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    told_of = header((N, N, 1), T, repetition=2, slice=1)
+    items = unnumbered(spokes(rng, T, N, n_shots=3) + spokes(rng, T, N, n_shots=3, slice=1), number)
+    assert done(list(arrivals(head=told_of).sorted(items))) == [(i, told(15)) for i in range(2)]
+    lost = {2, 7, 8, 17}
+    kept = [item for i, item in enumerate(items) if i not in lost]
+    found = done(list(arrivals(head=told_of).sorted([*kept, kept[3]])))
+    assert found == [(0, told(12, twice=1, missing=3)), (1, told(14, missing=1))]
+    assert "12 readouts; 1 that came twice are left out, 3 that frames and shots should have are missing" in caplog.text
+
+
+def test_what_the_header_does_not_tell_is_not_missed(rng: np.random.Generator) -> None:
+    """Without limits there is the length of the basis alone; encoding steps need not go through all frames."""
+    silent = header((N, N, 1), T)
+    silent.encoding[0].encodingLimits = None
+    items = unnumbered(spokes(rng, T, N, n_shots=2))
+    assert done(list(arrivals(head=silent).sorted(items[:7]))) == [(0, told(7))]
+    assert done(list(arrivals(head=silent).sorted(items[:3]))) == [(0, told(3, missing=2))]
+    steps = header((N, N, 1), T, kspace_encoding_step_1=99, segment=3)
+    assert done(list(arrivals(head=steps).sorted(items[:T]))) == [(0, told(T))]
+    # a repetition that is a group of its own is no shot
+    apart = header((N, N, 1), T, repetition=1, slice=1)
+    found = list(arrivals(head=apart, groups=["slice", "repetition"]).sorted(items[: T + 2]))
+    assert [one.received for one in found if one.complete] == [told(T), told(2, missing=3)]
+
+
+def test_late_readouts_without_numbers_are_waited_for_too(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "_PATIENCE", 4)
+    told_of = header((N, N, 1), T, repetition=2, slice=1)
+    one, other = (unnumbered(spokes(rng, T, N, n_shots=3, slice=i)) for i in range(2))
+    for items in (one, other):
+        items[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    # the flagged one before three others, which come between those of the next slice
+    late = [
+        *one[:4],
+        *one[5:9],
+        one[14],
+        *one[10:14],
+        other[0],
+        other[1],
+        one[9],
+        other[2],
+        other[3],
+        one[4],
+        *other[4:],
+    ]
+    counted: list[int] = []
+    found = [
+        (a.image.key["slice"], counted[-1], a.received)
+        for a in arrivals("slice", head=told_of).sorted(taken(late, counted))
+        if a.complete
+    ]
+    assert found == [(0, late.index(one[4]) + 1, told(15)), (1, 30, told(15))]
+    # lost ones are given up
+    lost = [item for item in late if item is not one[4]]
+    counted.clear()
+    found = [
+        (a.image.key["slice"], counted[-1], a.received)
+        for a in arrivals("slice", head=told_of).sorted(taken(lost, counted))
+        if a.complete
+    ]
+    assert found == [(0, lost.index(one[9]) + 1 + 4, told(14, missing=1)), (1, 29, told(15))]
+
+
+@pytest.mark.parametrize("number", [4, 65535])
+def test_images_beyond_the_limits_of_the_header_are_refused_when_they_begin(
+    rng: np.random.Generator, number: int
+) -> None:
+    items, counted = slices(rng, 4), []
+    items[20].idx.slice = number
+    message = rf"readout 30 has slice {number}, the limits in the header are 0 to 3: mend one of them"
+    with pytest.raises(UserError, match=message):
+        list(arrivals().sorted(taken(items, counted)))
+    assert counted[-1] == 21
+    silent = header((N, N, 1), T)
+    silent.encoding[0].encodingLimits = None
+    assert number in [key for key, _ in done(list(arrivals(head=silent).sorted(items)))]

@@ -14,7 +14,7 @@ from crbsvd_plugin import crb, models
 from crbsvd_plugin.assess import Tally, assess
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.model import Batch, Parameter
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.training import compute_basis
 
 PARAMETERS = [Parameter("a", "s", 0, 1), Parameter("n", "", 0, 1, nuisance=True), Parameter("b", "1", 0, 1)]

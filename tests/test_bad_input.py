@@ -50,6 +50,9 @@ def no_table() -> None:
 
 
 def without_trajectory(rows: h5py.Dataset) -> None:
+    """Leave the positions out, and say that they are not those of spokes, which follow from the header."""
+    xml = rows.parent["xml"]
+    xml[0] = xml[0].replace(b">goldenangle<", b">spiral<")
     block = rows[:]
     block["head"]["trajectory_dimensions"] = 0
     block["traj"] = [np.zeros(0, np.float32)] * len(block)
@@ -256,7 +259,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("info", "nothing"), "cannot read nothing.hdr"),
     (("info", "c"), "is it a basis?"),
     (("info", ""), "the name is empty"),
-    ((*RECON, "--iteration", "3"), "Did you mean one of: '--iterations', '--tolerance'?); see 'crbsvd recon --help'"),
+    ((*RECON, "--iteration", "3"), "Did you mean one of: '--iterations', '--tolerance', '--traj-third'?)"),
     ((*RECON[:3], "more", *RECON[3:]), "unexpected extra argument (more)"),
     (RECON[:3], "Missing option '-o' / '--output'; see 'crbsvd recon --help'"),
     (("recon",), "Missing argument 'RAW'"),

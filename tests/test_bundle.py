@@ -195,3 +195,8 @@ def test_stages_are_reported_to_their_end(tmp_path: Path) -> None:
     for steps in seen.values():
         assert steps[0][0] == 0
         assert steps[-1][0] == steps[-1][1] > 0
+
+
+def test_a_rank_that_is_not_given_is_that_of_the_model_for_all_that_is_planned(tmp_path: Path) -> None:
+    plan = bundle.plan(replace(REQUEST, rank=None, perk=True), str(tmp_path / "b"), force=False)
+    assert plan.rank == 5

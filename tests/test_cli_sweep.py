@@ -21,7 +21,7 @@ from crbsvd_plugin.progress import silent
 
 SMALL = ("--train", "60", "--rank", "4", "--crb-weights", "0,0.5", "--threads", "1")
 SWEEP = ("sweep", "spec.toml", "-o", "out", *SMALL)
-FILES = ["scatter.png", "sweep.csv", "sweep.json", "sweep.png"]
+FILES = ["regressions.csv", "scatter.png", "sweep.csv", "sweep.json", "sweep.png"]
 ONLY = ("--class-weight", "csf:T1=0", "--parameter-weight", "T2=3", "--class-weight", "fat=0.25")
 
 

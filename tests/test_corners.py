@@ -238,6 +238,7 @@ def test_a_slice_in_two_places_is_refused(tmp_path: Path) -> None:
         for number in range(2)
     ]
     told = radial_header(Geometry((8, 8, 1), (2.0, 2.0, 3.0)), (C, 1, 8), n_frames=T, n_shots=1, sequence=SEQUENCE)
+    told.encoding[0].encodingLimits.set.maximum = 1
     mrd.write_raw(tmp_path / "raw.h5", told, items)
     with pytest.raises(UserError, match="slice 0 lies in two places"):
         maps(str(tmp_path / "raw.h5"), tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from crbsvd_plugin.distribution import Grid, Normal, Uniform, even_points, fixed
+from crbsvd_plugin.distribution import Grid, Normal, Reciprocal, Uniform, even_points, fixed
 from crbsvd_plugin.errors import UserError
 
 Array = NDArray[Any]
@@ -92,6 +92,15 @@ def test_normal_quantiles(mean: float, sd: float, low: float, high: float) -> No
     ends = made.quantile(ENDS)
     assert np.isfinite(ends).all()
     assert low <= ends[0] <= ends[1] <= high
+
+
+def test_reciprocal_quantiles() -> None:
+    """The u-quantile of a rate is one over the (1 - u)-quantile of its time, which scipy's truncated normal has."""
+    made = Reciprocal(Normal(3.0, 2.0, 0.5, 9.0))
+    time = scipy.stats.truncnorm((0.5 - 3) / 2, (9 - 3) / 2, 3, 2)
+    np.testing.assert_allclose(made.quantile(INSIDE), 1 / time.ppf(1 - INSIDE), rtol=1e-9)
+    assert (np.diff(made.quantile(INSIDE)) > 0).all()
+    assert made.spec == {"kind": "reciprocal-normal", "mean": 3.0, "sd": 2.0, "low": 0.5, "high": 9.0}
 
 
 def test_the_upper_tail_is_the_mirrored_lower_one() -> None:
@@ -181,6 +190,7 @@ def test_a_distribution_as_plain_values(made: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (lambda: Reciprocal(Normal(3, 2)), "expected low above 0"),
         (lambda: Grid(1, 2, 0), "grid has n = 0, expected at least 1"),
         (lambda: Grid(2, 1, 3), "grid from 2 to 1, expected finite limits, the lower one first"),
         (lambda: Grid(1, np.inf, 3), "grid from 1 to inf"),

@@ -15,7 +15,7 @@ from crbsvd_plugin import crb, models
 from crbsvd_plugin.batches import iter_batches
 from crbsvd_plugin.fold import BasisAccumulator
 from crbsvd_plugin.model import Batch, Parameter
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.weighting import Kind
 
 # at 0 and 0.5 the two weightings are the same

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from crbsvd_plugin.models.qmt import train
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
 # what each of them leaves behind, and something that it says
@@ -22,7 +25,9 @@ MADE = {
 
 
 def test_all_examples_are_known() -> None:
-    assert {script.stem for script in EXAMPLES} == MADE.keys() | {"paper_phantom", "nist_phantom", "online_client"}
+    assert {script.stem for script in EXAMPLES} == MADE.keys() | {
+        "paper_phantom", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -72,6 +77,57 @@ def test_paper_phantom(tmp_path: Path) -> None:
     )
     assert late > 1.1 * before
     assert abs(after - before) < 0.1 * (late - before)
+
+
+@pytest.fixture
+def pulses(tmp_path: Path) -> Path:
+    """A file with every tenth pulse of our own train: 3 cycles of 50."""
+    alpha, trf = train.built_in()
+    np.savez(tmp_path / "pulses.npz", alpha=alpha[:, ::10], TRF=trf[:, ::10])
+    return tmp_path / "pulses.npz"
+
+
+@pytest.mark.slow
+def test_qmt_paper(tmp_path: Path, pulses: Path) -> None:
+    """With a few fingerprints: both sweeps and a table; at K = 15 the weight keeps most of what the SVD loses."""
+    (script,) = (path for path in EXAMPLES if path.stem == "qmt_paper")
+    command = [sys.executable, script, tmp_path / "out", "--train", pulses, "--fingerprints", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "findings.md").read_text(encoding="utf-8")
+    assert page in done.stdout
+    assert (tmp_path / "out" / "losses.png").stat().st_size
+    cells = {line.split(" | ")[0]: line.split(" | ")[1:] for line in page.splitlines() if line.startswith("| ")}
+    (paper, without, *_), (_, weighted, *_) = (
+        cells[name] for name in ("| mean exact CRB loss, K = 15, weight 0", "| the same, weight 0.5")
+    )
+    assert paper == "0.81"
+    assert float(weighted) < 0.6 * float(without)
+    # what is there is taken as it is
+    before = (tmp_path / "out" / "real" / "sweep.json").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "real" / "sweep.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_qmt_phantom(tmp_path: Path, pulses: Path) -> None:
+    """On a small matrix: a row for every weight, rank, tissue and parameter, and errors that are not absurd."""
+    (script,) = (path for path in EXAMPLES if path.stem == "qmt_phantom")
+    small = ["--matrix", "16", "--shots", "8", "--coils", "2", "--fingerprints", "600", "--atoms", "2000"]
+    few = ["--iterations", "10", "--voxels", "10", "--train", pulses]
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "out", *small, *few], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "findings.md").read_text(encoding="utf-8") in done.stdout
+    assert (tmp_path / "out" / "errors.png").stat().st_size
+    with (tmp_path / "out" / "errors.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 4 * 2 * 2
+    for row in rows:
+        assert float(row["coefficient_error"]) < 0.3
+        assert (float(row["error_to_reference"]) == 0) == ((row["crb_weight"], row["rank"]) == ("0.5", "30"))
 
 
 @pytest.mark.slow

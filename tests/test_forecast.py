@@ -107,7 +107,7 @@ def test_more_memory_than_there_is_ends_in_one_line(refuse: Refuse, monkeypatch:
 
 
 def test_readouts_that_do_not_fit_are_refused_while_they_come(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crbsvd_plugin.readouts.available", lambda: 2**20)
+    monkeypatch.setattr("crbsvd_plugin.waiting.available", lambda: 2**20)
     line = refuse("recon", "raw.h5", "b", "-o", "out")
     assert "does not fit into memory any more, 1 MiB are left" in line
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import ismrmrd
 import numpy as np
 import pytest
+from mrd_stream import readout
+from test_pipeline import error, head, scan, write_basis
 
+from crbsvd_plugin import threads
 from crbsvd_plugin.coils import whitening_matrix
+from crbsvd_plugin.config import Config
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.noise import NoiseScans
+from crbsvd_plugin.pipeline import reconstruct_stream
 
 C = 3
 
@@ -80,3 +88,44 @@ def test_what_tells_no_noise_is_refused(rng: np.random.Generator, change: object
 
     with pytest.raises(UserError, match=message):
         whitening()
+
+
+def test_data_that_come_prewhitened_are_those_that_are_prewhitened_here(
+    rng: np.random.Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NoiseAdjust by its formula: Cholesky of E[n n^H], twice the power for sigma = 1, the band of the data."""
+    name, items, dwell = write_basis(rng, tmp_path), scan(rng, dwell=2.5), 2.5
+    noise, *imaging = items
+    options = {"basis": name, "lam": 0.5, "iterations": 8, "fit": False, "std": False}
+    with threads.limit(1):
+        here = list(reconstruct_stream(head(), [readout_of(item) for item in items], Config(**options)))
+        factor = np.linalg.cholesky(noise.data @ noise.data.conj().T / noise.data.shape[1])
+        matrix = np.linalg.inv(factor) * np.sqrt(2 * 5.0 / dwell)
+        for item in imaging:
+            item.data[:] = matrix @ item.data
+        # a noise scan that has come through, of fewer coils even, says nothing
+        raw = readout(noise.data[:2] * 7, flag=ismrmrd.ACQ_IS_NOISE_MEASUREMENT, sample_time_us=1.0)
+        for others in ([], [raw]):
+            found = list(reconstruct_stream(head(), others + imaging, Config(**options, noise="upstream")))
+            assert [one.key for one in found] == [one.key for one in here]
+            for one, other in zip(found, here, strict=True):
+                # single precision rounds the data, 1e-7, and conjugate gradients without much of a penalty amplify it
+                assert error(one.coeff, other.coeff) < 1e-4
+                assert one.sigma == other.sigma > 0
+        assert "no noise scan" not in caplog.text
+        (first, _) = reconstruct_stream(head(), imaging, Config(**options))
+    assert first.sigma == 0
+    assert "no noise scan" in caplog.text
+
+
+def readout_of(item: ismrmrd.Acquisition) -> ismrmrd.Acquisition:
+    return ismrmrd.Acquisition(item.getHead(), item.data.copy(), item.traj.copy())
+
+
+def test_noise_of_prewhitened_data_is_known_without_a_scan() -> None:
+    scans = NoiseScans(0.8, source="upstream")
+    scans.add(np.full((1, 5), np.nan), 1.0)
+    assert scans.known
+    assert scans.n_samples == 0
+    assert scans.whitening(5.0) is None
+    assert not NoiseScans().known

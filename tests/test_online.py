@@ -31,6 +31,7 @@ from wire_case import (
 
 from crbsvd_plugin import pipeline
 from crbsvd_plugin.cli import main
+from crbsvd_plugin.coils import whitening_matrix
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.mapfile import map_files
 from crbsvd_plugin.mrd import open_raw
@@ -272,9 +273,39 @@ def test_whole_numbers_become_si_units(made: Path, fire: Callable[..., FireConne
         np.testing.assert_allclose(other.data * slope + intercept, one.data, atol=0.5001 * slope)
 
 
+def test_a_host_whose_readouts_come_whitened_in_pieces_and_without_trajectories(
+    made: Path, fire: Callable[..., FireConnection]
+) -> None:
+    """The very scan, as another host would send it: the image is the same."""
+    header, items = header_of(made / "raw.h5"), readouts_of(made / "raw.h5")
+    whiten = whitening_matrix(np.hstack([one.data for one in items if is_noise(one)]))
+    header.encoding[0].encodingLimits.segment.maximum = 1
+    pieces = []
+    for one in items:
+        for place, samples in enumerate(np.split(whiten @ one.data, [27], axis=1) if not is_noise(one) else ()):
+            counters = {name: getattr(one.idx, name) for name in ("kspace_encode_step_1", "contrast", "repetition")}
+            pieces.append(
+                readout(
+                    samples, segment=place, scan_counter=len(pieces), center_sample=one.center_sample,
+                    sample_time_us=one.sample_time_us, position=one.position, **counters,
+                )
+            )  # fmt: skip
+    asked = {"basis": "b", "iterations": 8, "lam": 0.5, "coefficients": True}
+    config = {"parameters": {**asked, "noise": "upstream", "pieces": 2}}
+    with limit(1):
+        found = fire(config, header, pieces)
+        expected = images_in(fire({"parameters": asked}, header_of(made / "raw.h5"), items).images)["coefficients"]
+    assert found.said == []
+    coeff = images_in(found.images)["coefficients"]
+    # whitened data and positions in single precision, 1e-7, and eight iterations with a penalty
+    assert np.linalg.norm(coeff - expected) < 1e-5 * np.linalg.norm(expected)
+
+
 def test_a_slice_of_each_group_has_its_own_number(made: Path, fire: Callable[..., FireConnection]) -> None:
     """Two slices in two sets: four images in each series, no two with one number; and the times of their readouts."""
     header, items = header_of(made / "raw.h5"), readouts_of(made / "raw.h5")
+    # limits that do not tell of them would refuse them; without, numbers are found as images come
+    header.encoding[0].encodingLimits = None
     noise = [one for one in items if is_noise(one)]
     groups = []
     for number, (place, among) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):

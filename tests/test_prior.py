@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from crbsvd_plugin.distribution import Grid, Normal, Uniform, fixed
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.model import Parameter
-from crbsvd_plugin.prior import PRESETS, Atoms, Prior, Tissue, split
+from crbsvd_plugin.presets import PRESETS
+from crbsvd_plugin.prior import Atoms, Prior, Tissue, split
 
 Array = NDArray[Any]
 T1_T2 = (Parameter("T1", "s", 1e-3, 20), Parameter("T2", "s", 1e-3, 20))

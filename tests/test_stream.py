@@ -195,7 +195,7 @@ def test_odd_sizes_and_a_single_coil(
 def test_one_readout_is_an_image(rng: np.random.Generator, name: str) -> None:
     items = [item for item in scan(rng, n_slices=1, noise=False) if item.scan_counter == T - 1]
     (found,) = images(items, plain(name))
-    assert found.readouts == {"used": 1, "twice": 0, "missing": 0}
+    assert found.readouts == {"used": 1, "twice": 0, "missing": 0, "partial": 0}
     assert error(found.coeff, direct(items, Basis.load(name).phi, 0, 0.5)) < SAME
 
 
@@ -267,8 +267,8 @@ def test_what_is_lost_is_told_and_the_rest_is_reconstructed(
     (found,) = images(again, plain(name))
     (expected,) = images(kept, plain(name))
     assert found.coeff.tobytes() == expected.coeff.tobytes()
-    assert found.readouts == {"used": 27, "twice": 2, "missing": 3}
-    assert expected.readouts == {"used": 27, "twice": 0, "missing": 3}
+    assert found.readouts == {"used": 27, "twice": 2, "missing": 3, "partial": 0}
+    assert expected.readouts == {"used": 27, "twice": 0, "missing": 3, "partial": 0}
     assert "27 readouts; 2 that came twice are left out, 3 between the first and the last are missing" in caplog.text
     (all_of_them,) = images(items, plain(name))
     assert 1e-3 < error(found.coeff, all_of_them.coeff) < 0.5
@@ -278,7 +278,7 @@ def test_virtual_coils_are_settled_before_anything_is_gridded(
     rng: np.random.Generator, name: str, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first readouts, as many as are asked for however they are cut; all readouts go through the same."""
-    monkeypatch.setattr(intake, "_VIRTUAL", 18)
+    monkeypatch.setattr(intake, "VIRTUAL", 18)
     seen: list[tuple[str, int]] = []
     add, make = Sums.add, intake.virtual_coils
 

@@ -178,6 +178,7 @@ def test_the_files(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned(replace(ASKED, **CASES["weights"]))
     choice = plan.make(report=silent).choice
     assert sorted(path.name for path in plan.folder.iterdir()) == [
+        "regressions.csv",
         "scatter.png",
         "sweep.csv",
         "sweep.json",
@@ -198,6 +199,19 @@ def test_the_files(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
         # both are kept as float32, and the slope is of order 1
         np.testing.assert_allclose([line["slope"], line["intercept"]], np.polyfit(x, y, 1), rtol=1e-5, atol=1e-6)
     assert set(found["regressions"]) == {"r", "b"}
+    with (plan.folder / "regressions.csv").open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    # five real unknowns, M0 being two: fewer than three complex coefficients lose all
+    assert [(float(line["crb_weight"]), int(line["rank"]), line["parameter"]) for line in lines] == [
+        (weight, rank, name) for weight in ASKED.crb_weights for rank in range(3, 7) for name in ("r", "b", "all")
+    ]
+    (line,) = (one for one in lines if (one["crb_weight"], one["rank"], one["parameter"]) == ("0.3", "4", "all"))
+    atoms = figures(plan, accumulator.finish(6, 0.3, **CASES["weights"]).phi[:, :4])
+    x, y = ([values[name, f] for name in ("r", "b") for *_, values in atoms] for f in ("approximate", "exact"))
+    # six digits
+    np.testing.assert_allclose([float(line["slope"]), float(line["intercept"])], np.polyfit(x, y, 1), rtol=2e-5)
+    assert float(line["r_squared"]) == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2, rel=2e-5)
+    assert int(line["n"]) == len(x)
     assert choice.crb_weight > 0  # not the first
     for name in ("sweep.png", "scatter.png"):
         assert (plan.folder / name).read_bytes().startswith(b"\x89PNG")

@@ -96,3 +96,21 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("42.0\n", "")
     assert not list((tmp_path / "cache").rglob("*.nbc"))
+
+
+@pytest.mark.usefixtures("folder_asked_anew")
+def test_kept_code_is_stale_when_a_part_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba looks at the time and size of one file; its parts are told by their content."""
+    monkeypatch.setenv("CRBSVD_CACHE", str(tmp_path / "cache"))
+    head = "from crbsvd_plugin.jit import kernel\n"
+    whole = f"{head}from a_part import add\n@kernel(parts=['a_part'])\ndef f(x): return add(x)"
+    part = f"{head}@kernel(inline=True)\ndef add(x): return x + "
+    (tmp_path / "a_whole.py").write_text(whole)
+    found = []
+    for number in (1, 2, 2, 1):
+        (tmp_path / "a_part.py").write_text(f"{part}{number}\n")
+        code = "import a_whole; print(a_whole.f(10), sum(a_whole.f.stats.cache_hits.values()))"
+        command = [sys.executable, "-B", "-c", code]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        found.append(run.stdout.split())
+    assert found == [["11", "0"], ["12", "0"], ["12", "1"], ["11", "1"]]

@@ -18,7 +18,8 @@ from crbsvd_plugin.cluster import Pool
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.fold import BasisAccumulator
 from crbsvd_plugin.model import Batch, Parameter
-from crbsvd_plugin.prior import PRESETS, Atoms
+from crbsvd_plugin.presets import PRESETS
+from crbsvd_plugin.prior import Atoms
 from crbsvd_plugin.training import Training, compute_basis
 
 T, SIZE = 61, 16

@@ -299,7 +299,7 @@ def test_tangents_are_those_of_the_model(here: Path, rng: np.random.Generator) -
     np.testing.assert_array_equal(
         compressed_tangents(low * (1 - 1e-7), basis=basis)[0], compressed_tangents(low, basis=basis)[0]
     )
-    with pytest.raises(UserError, match="the basis has 39 frames, the sequence in its sidecar 40"):
+    with pytest.raises(UserError, match="the model has 40 frames, the basis 39"):
         compressed_tangents(theta, basis=Basis(np.eye(39, 2), np.ones(2), basis.info))
 
 

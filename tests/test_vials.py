@@ -13,7 +13,7 @@ from crbsvd_plugin import models, simulate, vials
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.maps import load_map
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 
 MODEL = models.build({"name": "mrf-fisp", "flip_angles": [0.5, 0.9, 0.3], "tr": 0.02, "te": 0.005})
 

@@ -32,6 +32,13 @@ def test_buffered_readouts_are_those_that_went_in(rng: np.random.Generator) -> N
         assert same.idx == one.idx
 
 
+@pytest.mark.parametrize(("flag", "centre"), [(None, 3), (ismrmrd.ACQ_IS_REVERSE, 4)])
+def test_the_centre_is_counted_in_the_direction_of_the_readout(flag: int | None, centre: int) -> None:
+    one = readout(np.ones((2, 10)), np.ones((10, 2)), center_sample=5, discard_pre=2, discard_post=1, flag=flag)
+    (found,) = read(recon_data([one]) + CLOSE)
+    assert found.center_sample == centre
+
+
 @pytest.mark.parametrize(("n_samples", "centre", "size", "offset"), [(8, 4, 8, 0), (6, 2, 8, 2), (8, 4, 8, 2)])
 def test_buffered_lines_lie_about_the_centre(
     rng: np.random.Generator, n_samples: int, centre: int, size: int, offset: int

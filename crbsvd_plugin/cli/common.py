@@ -122,8 +122,8 @@ _FITTING = {
         help="nlls: distinct atoms to start from in every voxel; the least sum of squares counts.",
     ),
     "signals": click.option(
-        "--signals", type=click.Choice(["emulated", "exact"]), default="emulated", show_default=True,
-        help="nlls: signals of a polynomial that is as good, or of the model itself, which may take hours.",
+        "--signals", type=click.Choice(["emulated", "exact"]),
+        help="nlls: signals of a polynomial that is as good (default for up to 5 parameters), or of the model itself.",
     ),
     "b1": click.option(
         "--b1", metavar="FILE", callback=file_name,
@@ -148,8 +148,24 @@ _READING = {
         help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
         "the measurement, slice, repetition, ..., or next: another image begins.",
     ),
+    "pieces": click.option(
+        "--pieces", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Readouts come in N pieces, which the MRD counter segment tells apart: join them.",
+    ),
+    "noise": click.option(
+        "--noise", type=click.Choice(["scan", "upstream"]), default="scan", show_default=True,
+        help="Prewhiten with the noise scan, if there is one; or the data come prewhitened, with sigma = 1.",
+    ),
     "traj_units": click.option(
         "--traj-units", default="cycles/fov", show_default=True, help="Or cycles/pixel, rad/pixel, 1/m, rad/m."
+    ),
+    "traj_third": click.option(
+        "--traj-third", type=click.Choice(["kz", "density"]), default="kz", show_default=True,
+        help="What one column more than the image has axes is: a position (zeros), or a density weight, not used.",
+    ),
+    "traj_file": click.option(
+        "--traj-file", metavar="NAME", callback=file_name,
+        help="BART file with the trajectory (3 samples readouts 1 1 frames), which goes before that of the readouts.",
     ),
     "fov_shift": click.option(
         "--fov-shift", type=click.Choice(["off", "header"]), default="off", show_default=True,
@@ -249,11 +265,12 @@ _TRAINING = {
     ),
     "fisher": click.option("--fisher", type=click.Choice(["real", "complex"]), default="real", show_default=True),
     "conjugate": click.option(
-        "--conjugate", is_flag=True, help="Count the conjugate of every fingerprint too: a real basis."
+        "--conjugate/--no-conjugate", default=None,
+        help="Count the conjugate of every fingerprint too: a real basis. Else: if the prior has them all.",
     ),
     "tolerance": click.option(
-        "--tolerance", type=float, default=1e-18, show_default=True, callback=within(0, 0.1),
-        help="Share of the energy that may fall outside of the fold's subspace.",
+        "--tolerance", type=float, callback=within(0, 0.1),
+        help="Share of the energy that may fall outside of the fold's subspace; else 1e-18, of qmt-hsfp 1e-6.",
     ),
     "parameter_weights": click.option(
         "--parameter-weight", "parameter_weights", multiple=True, metavar="NAME=W", callback=_weights,

@@ -26,9 +26,13 @@ def _delays(_context: click.Context, parameter: click.Parameter, text: str) -> t
     help="Raw data file, ending in .h5; the true maps go beside it.",
 )
 @click.option(
-    "--phantom", "scanned", default="brain", show_default=True, help="Or vials of the NIST phantom: nist-t1, nist-t2."
+    "--phantom",
+    "scanned",
+    default="brain",
+    show_default=True,
+    help="Of qmt-hsfp a volume; or vials of the NIST phantom: nist-t1, nist-t2.",
 )
-@click.option("--matrix", type=int, default=192, show_default=True, help="Voxels along either side.")
+@click.option("--matrix", type=int, default=192, show_default=True, help="Voxels along every side.")
 @click.option(
     "--fov", type=float, callback=common.within(10, 1000), default=240.0, show_default=True, help="Field of view [mm]."
 )
@@ -63,7 +67,10 @@ def command(
     settings: tuple[str, ...],
     force: bool,
 ) -> None:
-    """Scan a digital phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data."""
+    """Scan a digital phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data.
+
+    A slice with T1 and T2; for qmt-hsfp a volume with two pools, in a koosh ball.
+    """
     from .. import simulate
     from ..spec import quantity, resolve
 

@@ -53,7 +53,8 @@ def command(
     """Make the bases of SPEC with every weight and rank from one pass, and say which to take.
 
     67 % of the fingerprints train, the others measure. Writes sweep.csv, sweep.json, sweep.png
-    (the losses against the weight) and scatter.png (approximate against exact bounds).
+    (the losses against the weight), scatter.png (approximate against exact bounds) and regressions.csv (the lines
+    through such points, of every weight and rank).
     """
     from .. import sweep
 

@@ -45,6 +45,8 @@ _MOST = 50_000
 _TESTED = 128
 _AT_ONCE = 512
 _GROWTH, _ATTEMPTS = 1.25, 3
+MOST_PARAMETERS = 5
+"""Beyond, a grid of `_MOST` points has fewer than seven in each parameter."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,12 @@ def emulate(exact: Simulated, *, tolerances: Sequence[float] = (1e-5, 1e-4), rep
     UserError
         The model is too rough, or has too many parameters, for a polynomial of reasonable size.
     """
+    n_free = int(exact.box.free.sum())
+    if n_free > MOST_PARAMETERS:
+        raise UserError(
+            f"signals of {n_free} parameters cannot be emulated, expected at most {MOST_PARAMETERS}; take exact "
+            "signals (--signals exact)"
+        )
     report("emulator", 0, 0)
     held_out = _held_out(exact.box)
     theta = exact.box.theta(held_out)

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..progress import Report, counted, silent
 from . import nlls, perk
 from .box import Box
-from .emulator import emulate
+from .emulator import MOST_PARAMETERS, emulate
 from .fixed import beyond, match_fixed, slabs
 from .forward import CompressedModel, Simulated
 from .matching import match
@@ -126,7 +126,7 @@ def prepared(
     mask_level: float = 0.05,
     refine: bool = False,
     n_starts: int = 1,
-    signals: Signals = "emulated",
+    signals: Signals | None = None,
     known: Collection[str] = (),
     report: Report = silent,
 ) -> Fitter:
@@ -148,8 +148,8 @@ def prepared(
         For matching: a step off the grid of the dictionary, see `refine.refined`.
     n_starts : int
         Distinct starts of each voxel, for nlls.
-    signals : {"emulated", "exact"}
-        For nlls: a polynomial (see `emulator`), or the model itself.
+    signals : {"emulated", "exact"}, optional
+        For nlls: a polynomial (see `emulator`), or the model itself; None: a polynomial unless parameters are too many.
     known : collection of str
         Parameters of which there will be maps.
     report : callable
@@ -165,7 +165,7 @@ def prepared(
     """
     if n_starts < 1:
         raise UserError(f"--fit-starts is {n_starts}, expected at least 1")
-    if method != "nlls" and (n_starts != 1 or signals != "emulated"):
+    if method != "nlls" and (n_starts != 1 or signals is not None):
         raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
     if method != "matching" and refine:
         raise UserError("--refine belongs to --method matching; leave one of them out")
@@ -184,4 +184,6 @@ def prepared(
         basis.rank, sum(free and p.name not in known for p, free in zip(box.parameters, box.free, strict=True))
     )
     exact = Simulated(models.smooth(basis.info["model"]), basis.phi, box)
+    if signals is None:
+        signals = "emulated" if box.free.sum() <= MOST_PARAMETERS else "exact"
     return Fitter(dictionary, mask_level, emulate(exact, report=report) if signals == "emulated" else exact, n_starts)

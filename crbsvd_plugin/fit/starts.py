@@ -2,6 +2,9 @@
 
 The atoms next to the best one are nearly as good, so the k best atoms are k times the same start. Here the best atom of
 each cell of a coarse grid stands for the cell, and cells that touch one already taken are passed over.
+
+Of many parameters the grid has two axes, the nuisances first. In fields (B0, B1) sums of squares have several minima;
+beyond them, given the fields, tissue parameters hardly do.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CELLS, _VOXELS = 8, 2048
+_MOST_AXES, _AXES_OF_MANY = 4, 2
 
 
 def distinct_starts(
@@ -47,9 +51,9 @@ def distinct_starts(
     float64 array (S, P, *X)
         0 outside of the mask. Where there are not that many distinct cells, the best atom again.
     """
-    u = Box.around(dictionary.parameters, dictionary.theta).unit(dictionary.theta)
+    box = Box.around(dictionary.parameters, dictionary.theta)
     # the upper end belongs to the last cell
-    places = np.minimum((u + 1) / 2 * _CELLS, _CELLS - 1).astype(np.intp)
+    places = np.minimum((box.unit(dictionary.theta)[:, _axes(box)] + 1) / 2 * _CELLS, _CELLS - 1).astype(np.intp)
     cells, belongs = np.unique(places, axis=0, return_inverse=True)
     members = [np.flatnonzero(belongs.ravel() == i) for i in range(len(cells))]
     indices = [build(dictionary.coeff[some]) for some in members]
@@ -61,6 +65,14 @@ def distinct_starts(
     for part, best in in_blocks(one, voxels.__getitem__, len(chosen), size=_VOXELS, pool=pool):
         found[..., chosen[part]] = np.moveaxis(dictionary.theta[best], -1, 1)
     return found.reshape(*found.shape[:2], *mask.shape)
+
+
+def _axes(box: Box) -> list[int]:
+    """Return the parameters that the grid of cells is of."""
+    varied = [i for i in range(len(box.parameters)) if box.free[i]]
+    if len(varied) <= _MOST_AXES:
+        return varied
+    return sorted(varied, key=lambda i: not box.parameters[i].nuisance)[:_AXES_OF_MANY]
 
 
 def _best(

@@ -13,12 +13,23 @@ import numpy as np
 from ..errors import UserError, nearest
 from ..model import SignalModel
 
-_MODELS = {"mrf-fisp": ("fisp", "MrfFisp")}
+_MODELS = {"mrf-fisp": ("fisp", "MrfFisp"), "qmt-hsfp": ("qmt.hsfp", "QmtHsfp")}
 
 
 def names() -> tuple[str, ...]:
     """Return the names of the built-in models."""
     return tuple(_MODELS)
+
+
+def settings(name: object) -> tuple[str, ...]:
+    """Return the settings that a built-in model has.
+
+    Raises
+    ------
+    UserError
+        The name is unknown (the nearest one is named).
+    """
+    return tuple(inspect.signature(_model(name)).parameters)
 
 
 def build(spec: Mapping[str, Any]) -> SignalModel:
@@ -39,28 +50,33 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
     >>> build({"name": "mrf-fisp", "te": 0.004}).n_frames
     1040
     """
-    settings = dict(spec)
-    name = settings.pop("name", None)
+    given = dict(spec)
+    name = given.pop("name", None)
+    known = settings(name)
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"{name}: setting {key!r} is unknown, expected one of: {', '.join(known)}{nearest(key, known)}"
+            )
+    model = _model(name)
+    types = get_type_hints(model.__init__)
+    for key, value in given.items():
+        try:
+            given[key] = msgspec.convert(_plain(value), types[key])
+        except msgspec.ValidationError as error:
+            raise UserError(f"{name}: {key} has a wrong type: {error}") from None
+    built: SignalModel = model(**given)
+    return built
+
+
+def _model(name: object) -> Any:
+    """Return the class of a built-in model."""
     if not isinstance(name, str) or name not in _MODELS:
         raise UserError(
             f"model {name!r} is unknown, expected one of: {', '.join(_MODELS)}{nearest(str(name), _MODELS)}"
         )
     module, cls = _MODELS[name]
-    model = getattr(importlib.import_module(f".{module}", __name__), cls)
-    known = inspect.signature(model).parameters
-    for key in settings:
-        if key not in known:
-            raise UserError(
-                f"{name}: setting {key!r} is unknown, expected one of: {', '.join(known)}{nearest(key, known)}"
-            )
-    types = get_type_hints(model.__init__)
-    for key, value in settings.items():
-        try:
-            settings[key] = msgspec.convert(_plain(value), types[key])
-        except msgspec.ValidationError as error:
-            raise UserError(f"{name}: {key} has a wrong type: {error}") from None
-    built: SignalModel = model(**settings)
-    return built
+    return getattr(importlib.import_module(f".{module}", __name__), cls)
 
 
 def smooth(spec: Mapping[str, Any]) -> SignalModel:

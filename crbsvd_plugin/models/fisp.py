@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from ..model import Parameter
+from ..model import Parameter, checked
 from . import epg, slice_profile
 from .schedule import Schedule
 
@@ -214,15 +214,7 @@ class MrfFisp:
         return rest.silenced() + self._build()
 
     def _checked(self, theta: NDArray[Any]) -> NDArray[np.float64]:
-        theta = np.asarray(theta, dtype=np.float64)
-        if theta.ndim != 2 or theta.shape[1] != len(self.parameters):
-            raise ValueError(f"theta has shape {theta.shape}, expected (B, {len(self.parameters)})")
-        for column, parameter in zip(theta.T, self.parameters, strict=True):
-            if not np.all((column >= parameter.low) & (column <= parameter.high)):
-                raise ValueError(
-                    f"{parameter.name} runs from {column.min():g} to {column.max():g} {parameter.unit}, "
-                    f"expected within {parameter.low:g} to {parameter.high:g}"
-                )
+        theta = checked(theta, self.parameters)
         if self.b1:
             return theta
         return np.concatenate([theta, np.ones((len(theta), 1))], axis=1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
+from ..mrd_header import REVERSE
 from .messages import Bounded, Id
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def _readouts(data: Any, traj: Any, heads: list[AcquisitionHeader], centre: int)
         samples = np.ascontiguousarray(data[(kept, e1, e2, slice(None), *rest)].T)
         positions = np.zeros((n_samples, 0), np.float32) if traj is None else traj[(slice(None), kept, e1, e2, *rest)].T
         head.number_of_samples, head.active_channels = n_samples, len(samples)
-        head.center_sample = max(head.center_sample - head.discard_pre, 0)
+        # of a readout that runs backwards it counts from the other end
+        before = head.discard_post if head.flags & REVERSE else head.discard_pre
+        head.center_sample = max(head.center_sample - before, 0)
         head.discard_pre = head.discard_post = 0
         head.trajectory_dimensions = positions.shape[1]
         yield Acquisition(head, samples, np.ascontiguousarray(positions))

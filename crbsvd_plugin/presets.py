@@ -1,0 +1,159 @@
+"""Priors by name."""
+
+from __future__ import annotations
+
+import math
+
+from .distribution import Distribution, Grid, Normal, Reciprocal, Uniform, fixed
+from .prior import Prior, Tissue
+
+_MAO_MRF_TABLE1 = Prior(
+    "mao-mrf-table1",
+    (
+        Tissue("gm+wm", {"T1": Grid(0.5, 1.5, 500), "T2": Grid(0.010, 0.200, 500), "B1": fixed(1)}),
+        Tissue("fat", {"T1": Grid(0.25, 0.55, 125), "T2": Grid(0.060, 0.140, 125), "B1": fixed(1)}),
+        Tissue("csf", {"T1": Grid(3.0, 5.0, 125), "T2": Grid(1.5, 2.5, 125), "B1": fixed(1)}),
+    ),
+)
+# The prior of the basis has a hole between 1.5 and 3 s, which a fit must not have
+_RELAXATION = Prior(
+    "t1-t2",
+    (Tissue("all", {"T1": Grid(0.1, 5.5, 400, "log"), "T2": Grid(0.005, 3.0, 400, "log"), "B1": fixed(1)}),),
+    ordered=(("T2", "T1"),),
+)
+# Both plates of the ISMRM/NIST system phantom at 3 T (`vials`) with room around them
+_NIST = Prior(
+    "nist",
+    (Tissue("vials", {"T1": Grid(0.015, 3.0, 400, "log"), "T2": Grid(0.004, 2.0, 480, "log"), "B1": fixed(1)}),),
+    ordered=(("T2", "T1"),),
+)
+
+
+def _time(mean: float, sd: float, low: float, high: float) -> Reciprocal:
+    """Return the distribution of the rate of a time [s]."""
+    return Reciprocal(Normal(mean, sd, low, high))
+
+
+# Off-resonance that a balanced sequence with TR = 3.5 ms tells apart [rad/s]
+_W0 = Uniform(-math.pi / 3.5e-3, math.pi / 3.5e-3)
+_SLOWER = (("R1f", "R2f"),)
+# Table I prints no limits where this says so: three standard deviations, and no rate or fraction that is not positive
+_TABLE1_SOLID: dict[str, Distribution] = {
+    "Rx": Normal(30, 10, 1, 60),  # limits are ours
+    "R1s": Normal(4, 2, 0.5, 10),  # limits are ours
+    "T2s": Normal(10e-6, 3e-6, 5e-6, 20e-6),
+}
+_TABLE1_B1 = Normal(0.9, 0.3, 0.6, 1.2)
+_TABLE1_FIELDS: dict[str, Distribution] = {"w0": _W0, "B1": _TABLE1_B1}
+_MAO_TABLE1 = Prior(
+    "mao-table1",
+    (
+        Tissue(
+            "gm+wm",
+            {
+                "m0s": Normal(0.2, 0.2, 0, 0.8),  # the upper limit is ours
+                "R1f": _time(3, 2, 0.5, 9),  # limits are ours
+                "R2f": Normal(15, 10, 1, 45),  # limits are ours
+                **_TABLE1_SOLID,
+                **_TABLE1_FIELDS,
+            },
+            n=480_000,
+        ),
+        Tissue(
+            "fat",
+            {
+                "m0s": Normal(0.1, 0.1, 0, 0.4),  # the upper limit is ours
+                "R1f": _time(0.4, 0.075, 0.175, 0.625),  # limits are ours
+                "R2f": _time(0.1, 0.02, 0.04, 0.16),  # limits are ours
+                **_TABLE1_SOLID,
+                **_TABLE1_FIELDS,
+            },
+            n=60_000,
+        ),
+        # the table has m0s = 0, where three derivatives vanish; what it leaves open is at the others' means
+        Tissue(
+            "csf",
+            {
+                "m0s": fixed(1e-3),
+                "R1f": _time(4, 0.5, 2.5, 5.5),  # limits are ours
+                "R2f": _time(2, 0.25, 1.25, 2.75),  # limits are ours
+                "Rx": fixed(30),
+                "R1s": fixed(4),
+                "T2s": fixed(10e-6),
+                **_TABLE1_FIELDS,
+            },
+            n=60_000,
+        ),
+    ),
+    ordered=_SLOWER,
+)
+
+_LITTLE_SOLID: dict[str, Distribution] = {"m0s": fixed(1e-3), "Rx": fixed(10), "R1s": fixed(3), "T2s": fixed(12e-6)}
+_CRBBASIS = Prior(
+    "crbbasis",
+    (
+        Tissue(
+            "parenchyma",
+            {
+                "m0s": Normal(0.15, 0.15, 0, 0.35),
+                "R1f": Normal(0.45, 0.2, 0.1, 1),
+                "R2f": Normal(12.5, 4, 1, 20),
+                "Rx": Normal(10, 5, 2, 30),
+                "R1s": Normal(3, 0.75, 1, 6),
+                "T2s": Normal(14e-6, 4e-6, 5e-6, 25e-6),
+                "w0": _W0,
+                "B1": Normal(0.9, 0.2, 0.6, 1.3),
+            },
+            n=32_768,
+        ),
+        Tissue(
+            "csf",
+            {
+                **_LITTLE_SOLID,
+                "R1f": _time(4, 0.75, 1, 7),
+                "R2f": _time(2, 1, 0.5, 5),
+                "w0": _W0,
+                "B1": Normal(0.9, 0.3, 0.6, 1.3),
+            },
+            n=4096,
+        ),
+        Tissue(
+            "fat",
+            {
+                **_LITTLE_SOLID,
+                "R1f": _time(0.4, 0.075, 0.1, 0.7),
+                "R2f": _time(0.1, 0.02, 0.05, 0.2),
+                "w0": _W0,
+                "B1": Normal(0.75, 0.125, 0.6, 1.3),
+            },
+            n=4096,
+        ),
+    ),
+    ordered=_SLOWER,
+)
+# All of these tissues and what lies between them, to start a fit from
+_QMT_TISSUE = Prior(
+    "qmt-tissue",
+    (
+        Tissue(
+            "all",
+            {
+                "m0s": Uniform(0, 0.35),
+                "R1f": Uniform(0.15, 3, "log"),
+                "R2f": Uniform(0.4, 60, "log"),
+                "Rx": Uniform(5, 60, "log"),
+                "R1s": Uniform(1, 8),
+                "T2s": Uniform(7e-6, 18e-6),
+                "w0": _W0,
+                "B1": Uniform(0.6, 1.2),
+            },
+            n=20_000,
+        ),
+    ),
+    ordered=_SLOWER,
+)
+
+PRESETS = {prior.name: prior for prior in (_MAO_MRF_TABLE1, _RELAXATION, _NIST, _MAO_TABLE1, _CRBBASIS, _QMT_TISSUE)}
+"""Table I of the paper for MRF-FISP (`mao-mrf-table1`) and magnetisation transfer (`mao-table1`), what its authors'
+public example has for the latter (`crbbasis`), and to fit with: relaxation times without holes (`t1-t2`), those of
+vials (`nist`), both pools without holes (`qmt-tissue`)."""
