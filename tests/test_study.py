@@ -23,7 +23,7 @@ from crbsvd_plugin.fit.fitter import Fitter
 from crbsvd_plugin.fit.perk import Perk
 from crbsvd_plugin.fit.result import Maps
 from crbsvd_plugin.outcome import Outcome, Row
-from crbsvd_plugin.prior import PRESETS
+from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.progress import silent
 from crbsvd_plugin.spec import resolve
 from crbsvd_plugin.truths import chosen
