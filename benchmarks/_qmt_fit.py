@@ -120,8 +120,8 @@ def fit(train: tuple[np.ndarray, np.ndarray]) -> harness.Result:
         exact, close = (np.load(folder / f"{method}.npy") for method in ("model", "polynomial"))
     off = np.abs(close - exact) / spread
     print(
-        f"fit: {_VOXELS / a.seconds:.1f} voxels/s of the model, {_VOXELS / b.seconds:.1f} of the polynomial and thread; "
-        f"{_VOXELS / both.seconds:.1f} of the model by the clock with {threads.count()} threads"
+        f"fit: voxels/s: {_VOXELS / a.seconds:.1f} of the model, {_VOXELS / b.seconds:.1f} of the polynomial (CPU of 1 "
+        f"thread); {_VOXELS / both.seconds:.1f} of the model by the clock with {threads.count()} threads"
     )
     print(
         f"fit: the polynomial moves estimates by {np.median(off.max(axis=1)):.1e} (median of the largest of 8), "
