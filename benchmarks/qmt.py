@@ -1,4 +1,4 @@
-"""Simulate magnetisation transfer: ours against matrix exponentials.
+"""Magnetisation transfer: signals against matrix exponentials, and fits (``fit``, see `_qmt_fit`).
 
 ``tangents``: signals and derivatives by all eight parameters of qmt-hsfp for six cycles of 1142 pulses (T = 6852),
 random white and grey matter. Both run in a process of their own with one thread, and count seconds per fingerprint
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _qmt_fit
 import harness
 import numpy as np
 
@@ -199,4 +200,4 @@ if __name__ == "__main__":
         np.save(sys.argv[2], found[0])
         print(json.dumps(seconds))
     else:
-        harness.main("qmt", {"tangents": tangents})
+        harness.main("qmt", {"tangents": tangents, "fit": lambda: _qmt_fit.fit(train())})

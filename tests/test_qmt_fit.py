@@ -81,7 +81,7 @@ def recovered(largest_w0: float, n_starts: int) -> Array:
     truth, rng = brain(100, largest_w0), np.random.default_rng(2)
     m0 = 0.85 * phases(rng, 100)
     coeff = (m0[:, None] * (model().signal(truth) @ basis(100).phi.conj())).T
-    found = Fitter(atoms(100, 20_000), 0.0, forward(100), n_starts).fit(coeff)
+    found = Fitter(atoms(100, 5000), 0.0, forward(100), n_starts).fit(coeff)
     off = np.abs(found.theta.T - truth) / np.maximum(np.abs(truth), np.where(np.arange(8) == W0, 1.0, 0.0))
     return np.asarray((off < 1e-3).all(axis=1) & (np.abs(found.m0 / m0 - 1) < 1e-3))
 
@@ -89,7 +89,10 @@ def recovered(largest_w0: float, n_starts: int) -> Array:
 @pytest.mark.slow
 @pytest.mark.parametrize(("largest_w0", "n_starts", "least"), [(250.0, 1, 98), (np.pi / 3.5e-3, 2, 95)])
 def test_brains_come_back_without_noise(largest_w0: float, n_starts: int, least: int) -> None:
-    """Through a random 100-dimensional basis; over all of w0 from the best atoms of two cells of w0 and B1."""
+    """Through a random 100-dimensional basis; over all of w0 from the best atoms of two cells of w0 and B1.
+
+    99 and 100 of these do, of the former all from 20,000 atoms instead of 5000.
+    """
     back = recovered(largest_w0, n_starts)
     assert back.sum() >= least
 
