@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import models
 from .basis import Basis
 from .cluster import Pool
 from .dictionary import Dictionary
 from .errors import UserError
 from .fit import nlls, perk_training
 from .fit.box import Box
-from .fit.emulator import emulate
-from .fit.fitter import Fitter, Method, Signals, prepared
-from .fit.forward import CompressedModel, Simulated
+from .fit.emulator import check_parameters
+from .fit.fitter import Fitter, Method, Signals, chosen, prepared, simulated
+from .fit.forward import CompressedModel
 from .fit.result import Maps
 from .progress import Report
 
@@ -42,13 +41,17 @@ class Way:
     method: Method = "matching"
     refine: bool = False
     fit_starts: int = 1
-    signals: Signals = "emulated"
+    signals: Signals | None = None
     start: Start = "dictionary"
 
     @property
     def needs_dictionary(self) -> bool:
         """Whether there is anything that is matched."""
         return self.start != "truth"
+
+    def simulates(self, box: Box) -> bool:
+        """Whether every step of a fit simulates its signal, which is slow."""
+        return self.method == "nlls" and chosen(self.signals, box) == "exact"
 
     def check(self, ranks: Sequence[int], box: Box) -> None:
         """Refuse what does not go together, or cannot be fitted, before any work.
@@ -58,7 +61,7 @@ class Way:
         UserError
             An option belongs to another method, or a rank is too small to tell the parameters.
         """
-        if self.method != "nlls" and (self.fit_starts, self.signals, self.start) != (1, "emulated", "dictionary"):
+        if self.method != "nlls" and (self.fit_starts, self.signals, self.start) != (1, None, "dictionary"):
             raise UserError(
                 "--fit-starts, --signals and --start belong to --method nlls; leave them out, or take that method"
             )
@@ -68,6 +71,8 @@ class Way:
             raise UserError("--refine belongs to --method matching; leave one of them out")
         if self.method != "matching":
             nlls.check_rank(min(ranks), int(box.free.sum()))
+        if self.signals == "emulated":
+            check_parameters(box)
 
 
 class Bench:
@@ -99,8 +104,7 @@ class Bench:
         self._seed, self._report = seed, report
         self._full: Fitter | CompressedModel
         if dictionary is None:
-            exact = Simulated(models.smooth(basis.info["model"]), basis.phi, box)
-            self._full = emulate(exact, report=report) if way.signals == "emulated" else exact
+            self._full = simulated(basis, box, signals=way.signals, report=report)
         elif way.method == "perk":
             self._full = Fitter(dictionary, 0.0)
         else:

@@ -154,7 +154,7 @@ class Campaign:
             for i, start in enumerate(range(0, self.n_measurements, BLOCK))
         ]
         # a fit of exact signals may take seconds: a checkpoint must not wait for thousands
-        size = 1 if self.way.signals == "exact" else _BLOCKS
+        size = 1 if self.way.simulates(self.box) else _BLOCKS
         parts = [tuple(blocks[i : i + size]) for i in range(0, len(blocks), size)]
         return [
             _Unit(basis, rank, part) for basis in range(n_bases) for rank in range(len(self.ranks)) for part in parts

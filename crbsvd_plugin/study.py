@@ -110,7 +110,7 @@ class Plan:
             duration += request.seconds(self.model, atoms, jacobian=asked.way.refine)
             n_atoms = sum(len(part.theta) for part in atoms)
             memory += 8 * n_atoms * len(asked.crb_weights) * (max(asked.ranks) + 4) / 2**20
-        if asked.way.signals == "exact":
+        if asked.way.simulates(self.box):
             one = request.seconds(self.model, [Atoms("study", self.truth)], jacobian=True)
             duration += _SIMULATED * n_fits * one / len(self.truth)
             fits = f"{n_fits} fits, each of which is taken for {_SIMULATED} simulations"
@@ -199,7 +199,7 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
         An option is out of range, a fingerprint cannot be found by the fit, or the output exists already.
     """
     spec = asked.resolved()
-    model = spec.model
+    asked, model = asked.settled(spec), spec.model
     if asked.measurements < 2:
         raise UserError(f"--measurements is {asked.measurements}, expected at least 2 for a standard deviation")
     if not 0 < asked.snr < math.inf:

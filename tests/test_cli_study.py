@@ -256,7 +256,7 @@ def test_the_defaults_are_those_of_the_request() -> None:
     asked = study.Request(spec="x")
     for name in ("snr", "measurements", "atoms", "seed", "train", "weighting", "fisher"):
         assert getattr(asked, name) == options[name]
-    for name in ("method", "fit_starts", "signals", "start"):
+    for name in ("method", "fit_starts", "start"):
         assert getattr(asked.way, name) == options[name]
     context = click.Context(command)
     for name in ("ranks", "crb_weights"):

@@ -19,9 +19,11 @@ from crbsvd_plugin.bench import Bench, Way, measured
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.estimates import Estimates, statistics
 from crbsvd_plugin.fit import perk_training
+from crbsvd_plugin.fit.box import Box
 from crbsvd_plugin.fit.fitter import Fitter
 from crbsvd_plugin.fit.perk import Perk
 from crbsvd_plugin.fit.result import Maps
+from crbsvd_plugin.model import Parameter
 from crbsvd_plugin.outcome import Outcome, Row
 from crbsvd_plugin.presets import PRESETS
 from crbsvd_plugin.progress import silent
@@ -220,6 +222,10 @@ def test_what_does_not_go_together() -> None:
         with pytest.raises(UserError, match="2 coefficients cannot tell M0 and 2 parameters"):
             Way(method=method).check([5, 2], box)  # type: ignore[arg-type]
     Way().check([1], box)
+    many = Box(tuple(Parameter(f"p{i}", "", 0, 1) for i in range(6)), np.zeros(6), np.ones(6))
+    Way(method="nlls").check([7], many)
+    with pytest.raises(UserError, match="signals of 6 parameters cannot be emulated"):
+        Way(method="nlls", signals="emulated").check([7], many)
 
 
 def test_draws_lie_in_the_prior_and_off_its_grid() -> None:

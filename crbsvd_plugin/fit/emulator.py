@@ -133,12 +133,7 @@ def emulate(exact: Simulated, *, tolerances: Sequence[float] = (1e-5, 1e-4), rep
     UserError
         The model is too rough, or has too many parameters, for a polynomial of reasonable size.
     """
-    n_free = int(exact.box.free.sum())
-    if n_free > MOST_PARAMETERS:
-        raise UserError(
-            f"signals of {n_free} parameters cannot be emulated, expected at most {MOST_PARAMETERS}; take exact "
-            "signals (--signals exact)"
-        )
+    check_parameters(exact.box)
     report("emulator", 0, 0)
     held_out = _held_out(exact.box)
     theta = exact.box.theta(held_out)
@@ -172,6 +167,22 @@ def emulate(exact: Simulated, *, tolerances: Sequence[float] = (1e-5, 1e-4), rep
         f"signals cannot be emulated to {max(tolerances):g} by polynomials of {' x '.join(map(str, sizes))} terms, "
         f"expected at most {_MOST} in all to be enough: narrow the ranges, or take exact signals (--signals exact)"
     )
+
+
+def check_parameters(box: Box) -> None:
+    """Refuse more free parameters than a polynomial of reasonable size can have.
+
+    Raises
+    ------
+    UserError
+        There are more.
+    """
+    n_free = int(box.free.sum())
+    if n_free > MOST_PARAMETERS:
+        raise UserError(
+            f"signals of {n_free} parameters cannot be emulated, expected at most {MOST_PARAMETERS}; take exact "
+            "signals (--signals exact)"
+        )
 
 
 def _size_along(exact: Simulated, axis: int, tolerance: float) -> int:

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..progress import Report, counted, silent
 from . import nlls, perk
 from .box import Box
-from .emulator import MOST_PARAMETERS, emulate
+from .emulator import MOST_PARAMETERS, Emulator, emulate
 from .fixed import beyond, match_fixed, slabs
 from .forward import CompressedModel, Simulated
 from .matching import match
@@ -183,7 +183,26 @@ def prepared(
     nlls.check_rank(
         basis.rank, sum(free and p.name not in known for p, free in zip(box.parameters, box.free, strict=True))
     )
+    forward = simulated(basis, box, signals=signals, report=report)
+    return Fitter(dictionary, mask_level, forward, n_starts)
+
+
+def simulated(
+    basis: Basis, box: Box, *, signals: Signals | None = None, report: Report = silent
+) -> Simulated | Emulator:
+    """Return the signals of a box for least squares, see `prepared`.
+
+    Raises
+    ------
+    UserError
+        There can be no emulator.
+    """
     exact = Simulated(models.smooth(basis.info["model"]), basis.phi, box)
-    if signals is None:
-        signals = "emulated" if box.free.sum() <= MOST_PARAMETERS else "exact"
-    return Fitter(dictionary, mask_level, emulate(exact, report=report) if signals == "emulated" else exact, n_starts)
+    return emulate(exact, report=report) if chosen(signals, box) == "emulated" else exact
+
+
+def chosen(signals: Signals | None, box: Box) -> Signals:
+    """Return the kind of signals that least squares are done with."""
+    if signals is not None:
+        return signals
+    return "emulated" if box.free.sum() <= MOST_PARAMETERS else "exact"
