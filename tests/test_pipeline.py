@@ -77,8 +77,8 @@ def scan(rng: np.random.Generator, *, noise: bool = True, dwell: float = 5.0, n_
     return items
 
 
-def head() -> Any:
-    return header((N, N, 1), T, repetition=4, slice=1)
+def head(n_slices: int = 2) -> Any:
+    return header((N, N, 1), T, repetition=4, slice=n_slices - 1)
 
 
 def error(got: np.ndarray, expected: np.ndarray) -> float:

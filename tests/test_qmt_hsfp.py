@@ -120,11 +120,13 @@ def test_another_repetition_time_and_plain_sequences() -> None:
 
 @pytest.mark.parametrize("name", ["small", "built-in"])
 def test_check_model(name: str, frozen: Any) -> None:
-    """Derivatives against central differences (1e-6), shapes, and that nothing is changed."""
+    """Derivatives against central differences, shapes, and that nothing is changed."""
     model = models.build({"name": "qmt-hsfp"}) if name == "built-in" else model_of(*train(1, 2, 30))
     assert model.n_frames == (1500 if name == "built-in" else 60)
     # not the third: where m0s is 1e-3 steps are 1e-6, and rounding (1e-12 of a signal) is as large as the tolerance
-    testing.check_model(model, frozen(TISSUES[:2] if name == "built-in" else TISSUES[[0, 1, 3, 4]]))
+    tissues = TISSUES[:2] if name == "built-in" else TISSUES[[0, 1, 3, 4]]
+    # of T2s, which moves the signal least, rounding can be 1.1e-6 of the derivative: steps are 1e-3 of it
+    testing.check_model(model, frozen(tissues), tolerance=2e-6)
 
 
 def test_derivative_by_both_relaxation_rates() -> None:

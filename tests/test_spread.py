@@ -59,7 +59,7 @@ def name(rng: np.random.Generator, tmp_path: Path) -> str:
 
 
 def here(items: list[Any], config: Config, **options: Any) -> list[Reconstruction]:
-    return list(reconstruct_stream(head(), items, config, **options))
+    return list(reconstruct_stream(head(SLICES), items, config, **options))
 
 
 def there(
@@ -69,7 +69,7 @@ def there(
     with monkeypatch.context() as patch:
         for module, name in ((group, "finished"), (equations, "solve"), (fitter, "match")):
             patch.delattr(module, name)
-        return list(reconstruct_stream(head(), items, config, pool=pool, **options))
+        return list(reconstruct_stream(head(SLICES), items, config, pool=pool, **options))
 
 
 def check_same(found: list[Reconstruction], expected: list[Reconstruction]) -> None:
@@ -283,7 +283,7 @@ def test_a_running_scheduler_does_all_three_verbs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its workers' folder is another one: a kernel cache with a short name means ours."""
-    mrd.write_raw(tmp_path / "raw.h5", head(), scan(rng, n_slices=3))
+    mrd.write_raw(tmp_path / "raw.h5", head(SLICES), scan(rng, n_slices=3))
     config = run.config(basis=name, iterations=5, kernel_cache="kernels")
     raw, options = str(tmp_path / "raw.h5"), {"force": False, "report": silent}
     with small(2) as (address, _):
@@ -314,7 +314,7 @@ def begun(folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
 
 @pytest.fixture
 def folder(rng: np.random.Generator, name: str, tmp_path: Path) -> Path:
-    mrd.write_raw(tmp_path / "raw.h5", head(), scan(rng, n_slices=SLICES))
+    mrd.write_raw(tmp_path / "raw.h5", head(SLICES), scan(rng, n_slices=SLICES))
     assert Path(name).name == "basis_0.5"
     return tmp_path
 
