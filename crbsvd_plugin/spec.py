@@ -76,7 +76,7 @@ _PRIORS = {
 }
 _RANKS = {"qmt-hsfp": 15}  # the paper's; ten real unknowns
 _RANK = 5
-# these ring in thousands of dimensions of next to no energy (docs/design.md); losses change by 3e-7
+# these ring in thousands of dimensions of next to no energy; losses change by 3e-7
 _TOLERANCES = {"qmt-hsfp": 1e-6}
 
 
