@@ -135,6 +135,7 @@ def findings(sweeps: dict[str, Sweep], options: argparse.Namespace, cost: str) -
         f"Made by `python examples/qmt_paper.py FOLDER{' --train PATH' if options.train else ''}` with `crbsvd sweep",
         f"qmt-hsfp`: {train} (T = {frames}), {n} fingerprints of the prior `{real.content['prior']['name']}` for the",
         f"bases ([Mao et al.](https://arxiv.org/abs/2305.00326), Table I), {held} held out, on which all is measured.",
+        f"The complex Fisher matrix: {sum(sweeps['complex'].content['n_atoms'].values())} fingerprints.",
         *([f"It took: {cost}."] if cost else []),
         "",
         "| | paper | real Fisher | complex Fisher |",

@@ -172,8 +172,8 @@ def test_what_can_be_made_is_not_refused() -> None:
 def test_the_tolerance_is_that_of_the_fold_or_of_the_model() -> None:
     for verb in (basis_verb, sweep_verb):
         (option,) = (option for option in verb.params if option.name == "tolerance")
-        assert f"else {TOLERANCE:g}, of qmt-hsfp 1e-6" in option.help
-    for name, expected in (("mrf-fisp", TOLERANCE), ("qmt-hsfp", 1e-6)):
+        assert f"else {TOLERANCE:g}, of qmt-hsfp 1e-4" in option.help
+    for name, expected in (("mrf-fisp", TOLERANCE), ("qmt-hsfp", 1e-4)):
         asked = Request(spec=name)
         spec = asked.resolved()
         assert asked.settled(spec).training(spec.model, ATOMS).tolerance == expected
