@@ -44,7 +44,7 @@ class BasisAccumulator:
         Count every fingerprint and its conjugate, by half each; the basis is then real.
     tolerance : float
         Share of the energy of each block (tissue class and signal or parameter) that may fall
-        outside of the subspace, unless that needs more than 2048 dimensions; 0 keeps all T.
+        outside of the subspace; 0 keeps all T dimensions.
 
     Notes
     -----

@@ -21,7 +21,7 @@ from .model import SignalModel
 from .prior import Atoms, Prior
 from .progress import Report, counted
 from .spec import Spec, resolve
-from .subspace import LARGEST, TOLERANCE
+from .subspace import TOLERANCE
 from .training import Training
 from .weighting import SIGNAL, Kind, Weighting
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBED = 64
+_DIMENSION = 5000
 PROGRAM = 180
 """Memory of the program itself [MiB], with numba, scipy and what they load."""
 _DIGITS = 15
@@ -137,13 +138,6 @@ class Request:
         logger.info("%d fingerprints, about %.0f MiB", training.size, mebibytes(training))
         progress = counted(report, "fingerprints", training.size)
         accumulator = training.run(checkpoint=self.checkpoint, pool=pool, progress=progress)
-        share = max(accumulator.outside.values(), default=0.0)
-        if accumulator.subspace.full and share > training.tolerance:
-            logger.warning(
-                "the fingerprints fill more than %d dimensions: up to %.1g of the energy of a class is left out, and "
-                "losses may be off by about that; --tolerance 0 keeps all, and takes more memory",
-                LARGEST, share,
-            )  # fmt: skip
         for (label, name), theta in accumulator.dependent.items():
             logger.warning(
                 "%s: d/d%s of some fingerprints is zero or depends on other derivatives, first at theta = %s; "
@@ -208,8 +202,8 @@ def mebibytes(training: Training, *, n_accumulators: int = 1) -> float:
     size = min(batch_size(n_frames, len(parameters)), max((len(atoms.theta) for atoms in training.atoms), default=0))
     batch = 3 * 16 * size * n_frames * (1 + len(parameters))
     batch += 4 * 16 * size * n_frames * (1 + len(crb.interesting(parameters)))
-    # the dimension of the subspace is not known before: it may be completed where it would not exceed the largest much
-    dimension = LARGEST if training.tolerance and 0.75 * n_frames > LARGEST else n_frames
+    # the dimension of the subspace is not known before: this is more than has been met
+    dimension = min(n_frames, _DIMENSION) if training.tolerance else n_frames
     number = 8 if training.conjugate else 16
     grams = (8 * n_frames * dimension + number * n_blocks * dimension**2) * n_accumulators
     return PROGRAM + (batch + grams) / 2**20

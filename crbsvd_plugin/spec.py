@@ -76,8 +76,8 @@ _PRIORS = {
 }
 _RANKS = {"qmt-hsfp": 15}  # the paper's; ten real unknowns
 _RANK = 5
-# these ring in thousands of dimensions of next to no energy (docs/design.md); losses change by 3e-7
-_TOLERANCES = {"qmt-hsfp": 1e-6}
+# these ring in thousands of dimensions of next to no energy (docs/design.md); losses change by 4e-6
+_TOLERANCES = {"qmt-hsfp": 1e-4}
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,6 @@ _N_PROBES = 32
 _MARGIN = 10.0
 _FIRST = 64
 _COMPLETED = 0.75
-LARGEST = 2048
-"""Columns that a subspace has at most, unless three quarters of all dimensions are fewer, or all are asked for."""
 # of what falls outside, a hundredth of the tolerance is looked at: that must be well above T eps^2
 _ROUNDING = 1e4
 # energies below it have lost digits of their squares to the end of the range
@@ -66,9 +64,6 @@ class Subspace:
     doi:10.1137/090771806, algorithm 4.2), with the residual norms computed explicitly. Columns
     are ordered by their size in the batch that brought them, and stay. Once more than three
     quarters of all dimensions are needed, U is completed, and nothing falls outside any more.
-    Where that would be more than 2048 columns, there it ends, and more than the tolerance may fall outside:
-    memory and work grow with r^2, and thousands of dimensions are met only where next to no energy is in each of them.
-    What falls outside is measured all the same.
     """
 
     def __init__(self, n_frames: int, *, tolerance: float = TOLERANCE):
@@ -87,11 +82,6 @@ class Subspace:
     def columns(self) -> NDArray[np.float64]:
         """The orthonormal columns (T, r)."""
         return self._frame[:, : self._size]
-
-    @property
-    def full(self) -> bool:
-        """It does not grow any more, though there are dimensions left."""
-        return self.tolerance > 0 and LARGEST <= self._size < self.n_frames
 
     @property
     def dimension(self) -> int:
@@ -127,7 +117,7 @@ class Subspace:
             products = {key: [part @ self._frame for part in parts] for key, parts in blocks.items()}
             tail = {key: self._tail(parts) for key, parts in products.items()}
             missing = [key for key in blocks if tail[key] * _MARGIN > self.tolerance * energy[key]]
-            if not missing or self.full:
+            if not missing:
                 return {key: [p[:, : self._size] for p in parts] for key, parts in products.items()}, energy, tail
             residuals = []
             for key in missing:
@@ -147,12 +137,6 @@ class Subspace:
         subspace = cls(len(frame), tolerance=tolerance)
         subspace._frame, subspace._size = frame, dimension
         return subspace
-
-    @property
-    def _limit(self) -> int:
-        """The largest number of columns; more than that complete it."""
-        some = LARGEST if self.tolerance and _COMPLETED * self.n_frames > LARGEST else self.n_frames
-        return min(some, self.n_frames)
 
     def _tail(self, products: Parts) -> float:
         n_probes = self._frame.shape[1] - self._size
@@ -175,7 +159,7 @@ class Subspace:
             rows -= coeffs[-1] @ new.T
             found = np.concatenate([found, new], axis=1)
             outside = _energies(rows, edges).sum(axis=1)
-            if n_new == n_left or (outside <= target).all() or known.shape[1] + n_new >= self._limit:
+            if n_new == n_left or (outside <= target).all():
                 break
         coeff = np.concatenate(coeffs, axis=1)
         vh = np.linalg.svd(np.linalg.qr(coeff, mode="r"))[2]
@@ -183,7 +167,6 @@ class Subspace:
         inside = np.cumsum(_energies(coeff @ vh.T, edges)[:, ::-1], axis=1)[:, ::-1]
         # at least one: whatever rounding leaves to the probes, growth comes to an end
         needed = max(1, int(np.count_nonzero((inside + outside[:, None] > target).any(axis=0))))
-        needed = min(needed, self._limit - self._size)
         columns = np.concatenate([self.columns, found @ vh[:needed].T], axis=1)
         if self.tolerance == 0 or columns.shape[1] > _COMPLETED * self.n_frames:
             self._frame = np.concatenate([columns, _complement(columns)], axis=1)

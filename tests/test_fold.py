@@ -294,28 +294,3 @@ def test_batches_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
     assert accumulator.labels == []
     assert accumulator.outside == {}
     assert accumulator.subspace.dimension == 0
-
-
-def test_a_subspace_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit into the largest subspace is measured; the leading directions are kept."""
-    from crbsvd_plugin import subspace
-
-    monkeypatch.setattr(subspace, "LARGEST", 20)
-    rng = np.random.default_rng(5)
-    turned = np.linalg.qr(rng.standard_normal((90, 90)))[0]
-    # column i of the coefficients has the size 0.8^i: the last 70 hold 0.8^40 = 1.3e-4 of the energy
-    rows = (rng.standard_normal((300, 90)) * 0.8 ** np.arange(90)) @ turned.T
-    found = subspace.Subspace(90, tolerance=1e-12)
-    for part in (rows[:150], rows[150:]):
-        _, energy, tail = found.project({"x": [part]})
-    assert (found.dimension, found.full) == (20, True)
-    true = np.linalg.norm(part - part @ found.columns @ found.columns.T) ** 2
-    # chi^2 with 32 degrees of freedom, and few directions: within a factor of 2 for certain
-    assert 0.5 < tail["x"] / true < 2
-    best = (np.linalg.svd(rows, compute_uv=False)[20:] ** 2).sum() / (rows**2).sum()
-    assert true / energy["x"] < 3 * best
-    # all of them where that is asked for, or where it would be completed before
-    for tolerance, n_frames in ((0.0, 90), (1e-12, 25)):
-        whole = subspace.Subspace(n_frames, tolerance=tolerance)
-        whole.project({"x": [rng.standard_normal((100, n_frames))]})
-        assert (whole.dimension, whole.full) == (n_frames, False)

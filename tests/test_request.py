@@ -172,21 +172,21 @@ def test_what_can_be_made_is_not_refused() -> None:
 def test_the_tolerance_is_that_of_the_fold_or_of_the_model() -> None:
     for verb in (basis_verb, sweep_verb):
         (option,) = (option for option in verb.params if option.name == "tolerance")
-        assert f"else {TOLERANCE:g}, of qmt-hsfp 1e-6" in option.help
-    for name, expected in (("mrf-fisp", TOLERANCE), ("qmt-hsfp", 1e-6)):
+        assert f"else {TOLERANCE:g}, of qmt-hsfp 1e-4" in option.help
+    for name, expected in (("mrf-fisp", TOLERANCE), ("qmt-hsfp", 1e-4)):
         asked = Request(spec=name)
         spec = asked.resolved()
         assert asked.settled(spec).training(spec.model, ATOMS).tolerance == expected
         assert replace(asked, tolerance=1e-12).settled(spec).training(spec.model, ATOMS).tolerance == 1e-12
 
 
-def test_a_long_train_of_two_pools_fits_into_4_gb() -> None:
-    """6 x 1142 pulses of the paper: with all dimensions 21 Gram matrices alone would take twice that."""
+def test_the_forecast_of_a_long_train_is_above_what_was_met() -> None:
+    """6 x 1142 pulses of the paper: 4900 dimensions and 5.3 GiB were met with the default tolerance."""
     alpha = np.full((6, 1142), 0.3).tolist()
     settings = [f"alpha={alpha}", f"TRF={np.full((6, 1142), 3e-4).tolist()}"]
     asked = Request(spec="qmt-hsfp", settings=settings, train="8192")
     spec = asked.resolved()
     atoms = spec.prior.thinned(8192, spec.model.parameters).atoms(spec.model.parameters)
-    assert 2048 < request.mebibytes(asked.settled(spec).training(spec.model, atoms)) < 4000
+    assert 5300 * 1.024 < request.mebibytes(asked.settled(spec).training(spec.model, atoms)) < 7000
     exact = replace(asked, tolerance=0).settled(spec)
     assert request.mebibytes(exact.training(spec.model, atoms)) > 8000

@@ -270,7 +270,7 @@ _TRAINING = {
     ),
     "tolerance": click.option(
         "--tolerance", type=float, callback=within(0, 0.1),
-        help="Share of the energy that may fall outside of the fold's subspace; else 1e-18, of qmt-hsfp 1e-6.",
+        help="Share of the energy that may fall outside of the fold's subspace; else 1e-18, of qmt-hsfp 1e-4.",
     ),
     "parameter_weights": click.option(
         "--parameter-weight", "parameter_weights", multiple=True, metavar="NAME=W", callback=_weights,
