@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBED = 64
-_DIMENSION = 5000
+_DIMENSION = 7000
 PROGRAM = 180
 """Memory of the program itself [MiB], with numba, scipy and what they load."""
 _DIGITS = 15
