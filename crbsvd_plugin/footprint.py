@@ -24,7 +24,7 @@ READING = "readouts"
 
 _COMPLEX, _REAL, _DOUBLE, _INDEX = 8, 4, 8, 8  # bytes; single precision where the name says nothing
 _HEAD, _KNOWN = 1500, 200  # of a readout's object, and what tells it from those that come later
-_ARENA = 2**25  # up to this size, glibc keeps what a thread has freed
+_ARENA = 10 * 2**20  # what glibc keeps for a thread of what it has freed, on average of benchmarks/memory.py
 # K-fold images that a solver holds while it applies the normal operator, its input and output included
 _IMAGES: dict[Solver, int] = {"cg": 5, "fista": 5, "admm": 9}
 

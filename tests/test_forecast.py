@@ -99,11 +99,11 @@ def test_slices_volumes_and_complex_bases_are_counted(
 
 
 def test_more_memory_than_there_is_ends_in_one_line(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "available", lambda: 2**26)
+    monkeypatch.setattr(footprint, "available", lambda: 2**24)
     for verb, output in (("recon", "out"), ("maps", "folder")):
         line = refuse(verb, "raw.h5", "b", "-o", output)
         assert "more memory" in line
-        assert "there are 0.0625 GiB" in line
+        assert "there are 0.0156 GiB" in line
 
 
 def test_readouts_that_do_not_fit_are_refused_while_they_come(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
