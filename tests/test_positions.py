@@ -198,8 +198,9 @@ def test_a_scan_without_trajectories_gives_the_image_of_the_scan_with_them(here:
     one, other = (CoefficientImages.load(here / name).coeff for name in ("found", "expected"))
     if way == "file":
         assert one.tobytes() == other.tobytes()
-    # positions in raw data are in single precision, 6e-8 of 16 cycles: phases of 6e-6 at the edge of the image
-    assert np.linalg.norm(one - other) < 1e-5 * np.linalg.norm(other)
+    # positions in raw data are in single precision, 6e-8 of 16 cycles: phases of 6e-6 at the edge of the image, beside
+    # the NUFFT's own 1e-5, and both in data and normal operator
+    assert np.linalg.norm(one - other) < 3e-5 * np.linalg.norm(other)
 
 
 def file(folder: Path, array: np.ndarray) -> str:
