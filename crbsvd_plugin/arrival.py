@@ -19,7 +19,7 @@ from .compression import CalibrationScans
 from .counters import Counters
 from .ends import End, Key, ended
 from .errors import UserError
-from .mrd_header import geometry_of, noise_bandwidth
+from .mrd_header import geometry_of, kept, noise_bandwidth
 from .noise import Noise, NoiseScans
 from .numbers import Numbers, identity
 from .positions import Source
@@ -178,7 +178,7 @@ class Arrivals:
             return None, []
         if not item.data.size:  # at once: of a damaged table there may be billions
             raise UserError(f"readout {item.scan_counter} holds no samples; the file is damaged, write it again")
-        key = tuple(getattr(item.idx, name) for name in self._roles.groups)
+        key = self._roles.key(item)
         image = self._open.get(key)
         known = identity(item)
         if known in self._seen:
@@ -209,8 +209,7 @@ class Arrivals:
     def _calibrate(self, item: Acquisition) -> None:
         if self._calibration is not None and any(item.is_flag_set(flag) for flag in CALIBRATION_FLAGS):
             self._check_coils(item)
-            kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
-            self._calibration.add(item.data[:, kept], item.idx.slice)
+            self._calibration.add(item.data[:, kept(item)], item.idx.slice)
 
     def _calibrated(self, image: Tally) -> None:
         """Settle what is known of the coils of an image, unless that has been done."""
@@ -230,8 +229,7 @@ class Arrivals:
     def _completed(self, item: Acquisition, over: list[Acquisition]) -> Iterator[Arrival]:
         """Yield the images that are complete with this item, which made some readouts of its image whole."""
         for whole in over:
-            own = tuple(getattr(whole.idx, name) for name in self._roles.groups)
-            for key in ended(whole, own, self._open, ends=self._ends, roles=self._roles):
+            for key in ended(whole, self._roles.key(whole), self._open, ends=self._ends, roles=self._roles):
                 one = self._open.get(key)
                 if one is not None and one.missing is None:
                     one.missing = self._missing(one, self._numbers.base, whole.scan_counter)

@@ -9,10 +9,11 @@ See `staging` for what a killed run leaves, and what becomes of it.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ def single(path: Path, *, force: bool = False) -> Iterator[Path]:
         part = staging / f"{path.name}.part"
         yield part
         os.replace(part, path)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table with six digits, as CSV: it is read by people too."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def check_free(sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:

@@ -13,7 +13,7 @@ from .geometry import array_shape
 from .group import problem_of
 from .memory import available
 from .mrd import open_raw
-from .mrd_header import size_of
+from .mrd_header import n_kept, size_of
 from .pipeline import load
 from .readouts import is_imaging
 from .recon.bart_pics import command_like
@@ -90,14 +90,14 @@ def forecast(raw: str, config: Config) -> Forecast:
     groups: dict[tuple[int, ...], list[AcquisitionHeader]] = {}
     with open_raw(raw) as (header, items):
         for item in filter(is_imaging, items):
-            groups.setdefault(tuple(getattr(item.idx, name) for name in roles.groups), []).append(item.getHead())
+            groups.setdefault(roles.key(item), []).append(item.getHead())
         if not groups:
             raise UserError(f"{raw} holds no imaging readouts, expected some to reconstruct")
         sizes = {key: size_of(header, heads[0].encoding_space_ref)[0] for key, heads in groups.items()}
     problems = {}
     for key, heads in sorted(groups.items()):
         n_receivers = max(head.active_channels for head in heads)
-        n_samples = max(head.number_of_samples - head.discard_pre - head.discard_post for head in heads)
+        n_samples = max(n_kept(head) for head in heads)
         n_readouts = math.ceil(len(heads) / config.pieces)
         ksp_shape, shape = (n_receivers, n_readouts, n_samples * config.pieces), array_shape(sizes[key])
         problems[key] = problem_of(ksp_shape, shape, basis, config, n_images=len(groups))

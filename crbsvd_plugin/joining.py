@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UserError
+from .mrd_header import kept
 
 if TYPE_CHECKING:
     from ismrmrd import Acquisition
@@ -112,9 +113,9 @@ class Joining:
         traj = np.zeros((edges[-1], first.trajectory_dimensions), np.float32)
         present = np.zeros(edges[-1], bool)
         for place, piece in pieces.items():
-            kept = slice(piece.discard_pre, piece.number_of_samples - piece.discard_post)
-            whole = np.arange(edges[place], edges[place + 1])[kept]
-            data[:, whole], traj[whole], present[whole] = piece.data[:, kept], piece.traj[kept], True
+            some = kept(piece)
+            whole = np.arange(edges[place], edges[place + 1])[some]
+            data[:, whole], traj[whole], present[whole] = piece.data[:, some], piece.traj[some], True
         first.number_of_samples, first.discard_pre, first.discard_post = edges[-1], 0, 0
         first.idx.segment = 0
         first.scan_counter = max(one.scan_counter for one in heads.values())

@@ -68,6 +68,16 @@ def parse_header(xml: bytes | str, name: str = "header") -> ismrmrdHeader:
     return header
 
 
+def kept(head: Acquisition | AcquisitionHeader) -> slice:
+    """Return which samples of a readout are left without those to discard."""
+    return slice(head.discard_pre, head.number_of_samples - head.discard_post)
+
+
+def n_kept(head: Acquisition | AcquisitionHeader) -> int:
+    """Return how many samples `kept` leaves."""
+    return int(head.number_of_samples - head.discard_pre - head.discard_post)
+
+
 def geometry_of(header: ismrmrdHeader, acquisition: Acquisition | AcquisitionHeader) -> Geometry:
     """Return where the reconstructed image of a readout lies: size from the header, place from the readout.
 

@@ -53,6 +53,14 @@ class Source:
     file: TrajFile | None = None
 
 
+def untold(numbers: list[int], n_readouts: int) -> UserError:
+    """Return the error for readouts with these numbers, of so many, whose positions nobody tells."""
+    return UserError(
+        f"readout {numbers[0]} has no trajectory (and {len(numbers)} of {n_readouts} readouts): write the sample "
+        "positions into the raw file, or name a file that has them (--traj-file)"
+    )
+
+
 class Positions:
     """The positions of the samples of one image.
 
@@ -117,10 +125,7 @@ class Positions:
         else:
             spokes = None if is_cartesian(header, encoding) else Spokes.described(header, encoding)
             if spokes is None and not is_cartesian(header, encoding):
-                raise UserError(
-                    f"readout {heads[0].scan_counter} has no trajectory (and {len(heads)} of {len(heads)} readouts): "
-                    "write the sample positions into the raw file, or name a file that has them (--traj-file)"
-                )
+                raise untold([head.scan_counter for head in heads], len(heads))
             self._settle("the header")
             size: dict[str, Any] = {"shape": self._shape, "fov": self._fov}
             if spokes is None:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from ismrmrd import Acquisition
 
 COUNTERS = (
     "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
@@ -48,6 +52,10 @@ class Roles:
                 if name in roles:
                     raise UserError(f"counter {name!r} has two roles, {roles[name]} and {role}: give it one")
                 roles[name] = role
+
+    def key(self, item: Acquisition) -> tuple[int, ...]:
+        """Return the values of the group counters of a readout, which tell its image from others."""
+        return tuple(getattr(item.idx, name) for name in self.groups)
 
     @classmethod
     def named(cls, frame: str, shots: Sequence[str] | None, groups: Sequence[str] | None) -> Roles:

@@ -25,7 +25,7 @@ import numpy as np
 
 from .errors import UserError
 from .lines import axis_position, samples_from_centre, trajectory_name
-from .mrd_header import encoded_size, limits
+from .mrd_header import encoded_size, limits, n_kept
 from .trajectory import GOLDEN_ANGLE
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class Spokes:
         matrix, length = encoded_size(header, encoding)
         number = self._numbers(header, heads, encoding)
         along = samples_from_centre(heads, n_samples)
-        there = np.arange(n_samples) < np.array(
-            [[head.number_of_samples - head.discard_pre - head.discard_post] for head in heads]
-        )
+        there = np.arange(n_samples) < np.array([[n_kept(head)] for head in heads])
         far = np.abs(np.where(there, along, 0)).max(axis=1)
         # one sample more than the edge: where S is odd, or s_0 the middle
         if far.max() > matrix[0] / 2 + 1:

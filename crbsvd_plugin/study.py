@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -158,12 +157,7 @@ class Plan:
             "rows": [asdict(row) for row in outcome.rows],
         }
         with files.product(self.folder / "study.json", list(MEMBERS), kind=FORMAT, force=self.force) as product:
-            with product.path("study.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, list(asdict(outcome.rows[0])))
-                writer.writeheader()
-                for row in outcome.rows:
-                    # six digits: a table is read by people too; study.json has all of them
-                    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+            files.write_table(product.path("study.csv"), [asdict(row) for row in outcome.rows])
             charts.study(outcome.rows, product.path("study.png"))
             product.commit(plain(content))
         return outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import math
@@ -139,8 +138,10 @@ class Plan:
             "rows": [asdict(row) for row in rows],
         }
         with files.product(self.folder / "sweep.json", list(MEMBERS), kind=FORMAT, force=self.force) as product:
-            _write(product.path("sweep.csv"), [asdict(row) for row in rows])
-            _write(product.path("regressions.csv"), list(charts.regressions(tally, asked.crb_weights, asked.rank)))
+            files.write_table(product.path("sweep.csv"), [asdict(row) for row in rows])
+            files.write_table(
+                product.path("regressions.csv"), list(charts.regressions(tally, asked.crb_weights, asked.rank))
+            )
             charts.losses(rows, choice, product.path("sweep.png"))
             chosen = list(asked.crb_weights).index(choice.crb_weight)
             regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
@@ -262,14 +263,6 @@ class _Measure:
         tally = Tally(self.model.parameters, self.phis, fisher=self.fisher)
         tally.update(simulate(self.model, piece))
         return tally.state()
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table with six digits: it is read by people too."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def plan(asked: Request, folder: str, *, force: bool) -> Plan:

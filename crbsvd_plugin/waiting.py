@@ -11,7 +11,8 @@ import numpy as np
 from .errors import UserError
 from .geometry import Geometry
 from .memory import available
-from .positions import Positions, Source
+from .mrd_header import kept
+from .positions import Positions, Source, untold
 from .readouts import Group, joined
 from .stack import BLOCK_BYTES, Stack
 from .trajectory import within
@@ -69,15 +70,15 @@ class Waiting:
         UserError
             It does not fit into memory.
         """
-        kept = slice(item.discard_pre, item.number_of_samples - item.discard_post)
-        data, traj = item.data[:, kept], item.traj[kept]
+        some = kept(item)
+        data, traj = item.data[:, some], item.traj[some]
         n_samples = data.shape[1]
         if n_samples > self._n_samples and self._heads:
             self._shorter.append(self._arrays())
             self._ksp, self._traj = Stack(np.complex64), Stack(np.float32)
         self._n_samples = max(n_samples, self._n_samples)
         there = np.zeros(self._n_samples, bool)
-        there[:n_samples] = True if present is None else present[kept]
+        there[:n_samples] = True if present is None else present[some]
         self._lengths[int(np.count_nonzero(there))] += 1
         if not there.all():
             self._present[len(self._heads)] = there
@@ -172,10 +173,7 @@ class Waiting:
         if given is None:
             return None
         if without:
-            raise UserError(
-                f"readout {without[0]} has no trajectory (and {len(without)} of {len(heads)} readouts): "
-                "write the sample positions into the raw file"
-            )
+            raise untold(without, len(heads))
         if len(axes) > 1:
             raise UserError(f"trajectories of one image have {axes} dimensions, expected the same for all")
         return given

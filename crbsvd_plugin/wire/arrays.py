@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from ..mrd_header import REVERSE
+from ..mrd_header import REVERSE, n_kept
 from .messages import Bounded, Id
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _readouts(data: Any, traj: Any, heads: list[AcquisitionHeader], centre: int)
 
     places = np.ndindex(*(data.shape[1:3] + data.shape[4:])[::-1]) if heads else ()
     for place, head in zip(places, heads, strict=True):
-        n_samples = head.number_of_samples - head.discard_pre - head.discard_post
+        n_samples = n_kept(head)
         if head.active_channels == 0 or n_samples <= 0:
             continue  # no readout came for this place
         e1, e2, *rest = place[::-1]
