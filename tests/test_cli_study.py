@@ -13,27 +13,13 @@ import cli_case
 import click
 import pytest
 
-from crbsvd_plugin import bench, campaign, charts, checkpoint, study
+from crbsvd_plugin import bench, campaign, checkpoint, study
 from crbsvd_plugin.cli import main
 
 AT = ("--at", "T1=810ms,T2=0.06")
 SMALL = ("--train", "60", "--atoms", "500", "--ranks", "4,5", "--measurements", "40", "--threads", "1")
 STUDY = ("study", "spec.toml", "-o", "out", *AT, *SMALL)
 FILES = ["study.csv", "study.json", "study.png"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the specification alone, which is the working folder."""
-    cli_case.write_spec(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the figure empty: drawing it takes most of the time."""
-    monkeypatch.setattr(charts, "_save", lambda _, path: path.touch())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import click
 import numpy as np
 import pytest
 
-from crbsvd_plugin import bundle, charts, sweep
+from crbsvd_plugin import bundle, sweep
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.cli.common import numbers
@@ -23,20 +23,6 @@ SMALL = ("--train", "60", "--rank", "4", "--crb-weights", "0,0.5", "--threads", 
 SWEEP = ("sweep", "spec.toml", "-o", "out", *SMALL)
 FILES = ["regressions.csv", "scatter.png", "sweep.csv", "sweep.json", "sweep.png"]
 ONLY = ("--class-weight", "csf:T1=0", "--parameter-weight", "T2=3", "--class-weight", "fat=0.25")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the specification alone, which is the working folder."""
-    cli_case.write_spec(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the figures empty: drawing them takes most of the time."""
-    monkeypatch.setattr(charts, "_save", lambda _, path: path.touch())
 
 
 @pytest.fixture

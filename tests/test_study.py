@@ -35,12 +35,7 @@ AT = "T1=0.81,T2=60ms"
 PHASES = f"phases={[round(0.05 * i * i % 6.28, 4) for i in range(cli_case.N_FRAMES)]}"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    cli_case.write_spec(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(charts, "_save", lambda _, path: path.touch())
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def made(name: str = "out", **options: Any) -> Outcome:
