@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 64  # readouts that fill no gap, until those that are missing are given up
-_IMPATIENT = 16  # so many times smaller are batches where readouts shall not wait for long
+_IMPATIENT = 32  # so many times smaller are batches where readouts shall not wait for long
 _WAITING = 2**28  # bytes of the samples of all images that wait to be cut
 
 

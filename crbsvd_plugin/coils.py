@@ -189,7 +189,8 @@ class LowResolution:
     def _images(self) -> NDArray[Any]:
         """Return low-resolution images (C, *X), by CG per coil."""
         ones = np.ones((1, *self.sums.right.shape[2:]), np.complex128)
-        normal = partial(self.sums.toeplitz.normal, sens=ones)
+        assert self.sums.kernel is not None
+        normal = partial(self.sums.kernel.toeplitz.normal, sens=ones)
         return np.concatenate(
             [conjugate_gradients(normal, right, lam=0.0, iterations=_ITERATIONS) for right in self.sums.right]
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import threads
+from .fine_grid import upsampling
 from .kernel_cache import KernelCache
 from .toeplitz import Toeplitz, parts_of
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 _SINGLE, _DOUBLE = np.dtype(np.complex64), np.dtype(np.complex128)
 # Samples that are spread together: one after the other thousands at the centre of k-space would round 1e-6 away
 _TOGETHER = {"spread_max_sp_size": 2000}
-# accuracy, and by how much the NUFFT's own grid is finer: where the spreading of samples takes the time, and ...
+# accuracy, and by how much the NUFFT's own grid is finer at least, see `fine_grid`: where spreading takes the time, ...
 _SAMPLES: dict[Any, dict[str, Any]] = {
     _SINGLE: {"eps": 1e-5, "upsampfac": 1.75} | _TOGETHER,
     _DOUBLE: {"eps": 1e-10, "upsampfac": 2.0},
 }
-# ... for the kernels, whose grid is so large that its transforms do. A factor of 1.25 is faster still, but amplifies
+# ... and for the kernels, whose grid is so large that transforms do. A factor of 1.25 is faster still, but amplifies
 # the rounding of single precision to 1e-4 of a kernel in 2-D and 1e-3 in 3-D, another one for every batch of readouts
 _KERNEL: dict[Any, dict[str, Any]] = {
     _SINGLE: {"eps": 1e-5, "upsampfac": 1.5} | _TOGETHER,
@@ -232,6 +233,7 @@ class SubspaceOperator:
         """Plan a NUFFT between the samples of some readouts and a grid of `modes`; not kept, for it is large."""
         import finufft
 
+        options["upsampfac"] = upsampling(modes, options["upsampfac"])
         plan = finufft.Plan(
             kind, modes, n_trans=n_transforms, isign=1 if kind == 1 else -1, dtype=self.dtype.name,
             nthreads=threads.count(), **options,

@@ -21,6 +21,7 @@ from .recon import first_images, reconstruct, solve
 from .recon.circulant import Circulant
 from .recon.misfit import Misfit, misfit
 from .recon.replicas import white_noise
+from .sums import KernelSum
 from .toeplitz import Toeplitz
 
 if TYPE_CHECKING:
@@ -46,24 +47,23 @@ class Equations:
         self.right = np.zeros((self._phi.shape[1], *sens.shape[1:]), np.complex64)
         if sums is not None:
             self.right += sums.right_hand_side(sens)
-        parts = None if sums is None or kernels is not None else sums.kernel
+        kernel = None if kernels is not None else KernelSum(sens.shape[1:]) if sums is None else sums.kernel
         del sums
-        last = None
         if intake.pending:
             group = joined(intake.pending)
             last = self._operator(group)
             self.right += last.adjoint(group.ksp)
+            if kernel is not None:
+                kernel.add(last)
             intake.keep(group)
-            del group
+            del group, last
         self.kept, intake.kept = intake.kept, []
         if kernels is not None:
             self.toeplitz = self._cached(kernels)
         else:
-            if last is not None:
-                parts = last.kernel(out=parts)
-            assert parts is not None
-            self.toeplitz = Toeplitz(parts, self._phi.shape[1])
-        del last
+            assert kernel is not None
+            self.toeplitz = kernel.toeplitz
+            del kernel
         if not self.config.keeps_data:
             self.kept = []
         self._whole: SubspaceOperator | None = None

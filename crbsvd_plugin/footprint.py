@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from .errors import UserError
+from .fine_grid import size, upsampling
 from .memory import available
 from .recon.choice import Solver
 from .stack import BLOCK_BYTES
@@ -155,9 +156,10 @@ class Problem:
         return max(self.stages().values())
 
 
-def _fine_grid(modes: tuple[int, ...], upsampling: float) -> int:
+def _fine_grid(modes: tuple[int, ...], least: float) -> int:
     """Return the bytes of the NUFFT's own grid, its transform included, see `toeplitz.parts_of`."""
-    return round(1.5 * math.prod(math.ceil(upsampling * n) for n in modes) * _COMPLEX)
+    factor = upsampling(modes, least)
+    return round(1.5 * math.prod(size(n, factor) for n in modes) * _COMPLEX)
 
 
 def check(problem: Problem, *, held: int) -> None:

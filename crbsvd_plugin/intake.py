@@ -11,11 +11,13 @@ and delays in all.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import threads
 from .basis import Basis
 from .calibration import check_range, mended, mixed, virtual_coils
 from .coils import LowResolution, refuse_silent
@@ -148,7 +150,14 @@ class Intake:
     def sensitivities(self) -> NDArray[np.complex64]:
         """Return the sensitivities (C, *X) of the coils, which the data tell themselves."""
         assert self._low is not None
-        return self._low.sensitivities(self.config.sens)
+        if not self._eager or self.sums is None or threads.count() == 1:
+            return self._low.sensitivities(self.config.sens)
+        # they leave a core idle for most of the time, enough to bring the last readouts into the sums
+        with ThreadPoolExecutor(1) as pool:
+            settled = pool.submit(self._settle_sums, self.sums)
+            sens = self._low.sensitivities(self.config.sens)
+            settled.result()
+        return sens
 
     def _release(self, report: Report | None = None) -> None:
         """Let go of the readouts that are held; with a report, these are all, and their phases and delays are found."""
@@ -189,6 +198,11 @@ class Intake:
         self._mixing = matrix if self._mixing is None else matrix @ self._mixing
         self.found |= found
 
+    def _settle_sums(self, sums: Sums) -> None:
+        self.flush()
+        if sums.kernel is not None:
+            sums.kernel.settle()
+
     def _first_ones(self) -> Group:
         """Return the readouts that virtual coils are found in."""
         some, n_readouts = [], 0
@@ -214,8 +228,8 @@ class Intake:
         self.n_samples += batch.n_samples
         self.pending.append(replace(batch, traj=batch.traj.astype(np.float32)))
         n_pending = sum(group.ksp[0].size for group in self.pending)
-        if self._eager:
-            n_enough = grid_samples(shape) // 2
+        if self._eager:  # the first ones wait for more, so that a small scan is one batch
+            n_enough = grid_samples(shape) // (1 if self.sums is None else 8)
         else:
             n_enough = batch_samples(shape, phi.shape[1], len(batch.ksp), real=np.isrealobj(phi))
         if n_pending >= n_enough:

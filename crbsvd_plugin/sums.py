@@ -4,6 +4,9 @@
 
 A_c the operator of a single coil without its sensitivity, which need not be known before the last readout:
 A^H W y = sum_c conj(sens_c) right_c. However long the scan, memory is that of C K images, and of the kernel.
+
+A batch goes into the right-hand sides at once. Its positions wait for others, because they are small, and because the
+transforms of a kernel, on the doubled grid, take as long as the samples of a thousand readouts.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _WORTH = 2**20
+_POSITIONS = 2**18  # samples; 8 MB in 3-D
 _FEWEST = 2**18  # a quarter of a second is no matter, and a small scan is one batch: its bits do not hang on its pace
 
 
@@ -44,6 +48,68 @@ def batch_samples(shape: tuple[int, ...], rank: int, n_coils: int, *, real: bool
     return max(_WORTH, grid_samples(shape), -(-sums // sample))
 
 
+class KernelSum:
+    """The kernel of readouts that come a batch at a time.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Image size X.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        self._rank = 0
+        self._enough = max(_POSITIONS, grid_samples(shape) // 2)
+        self._parts: NDArray[Any] | None = None
+        self._waiting: list[SubspaceOperator] = []  # which are not in it
+
+    def add(self, operator: SubspaceOperator) -> None:
+        """Add the positions and weights of an operator, of the same basis and image as those before."""
+        if self._waiting and self._waiting[0].weights.shape[1] != operator.weights.shape[1]:
+            self.settle()
+        self._waiting.append(operator)
+        if sum(one.weights.size for one in self._waiting) >= self._enough:
+            self.settle()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sum, and of what waits to be added."""
+        parts = 0 if self._parts is None else self._parts.nbytes
+        return parts + sum(one.traj.nbytes + one.frame.nbytes + one.weights.nbytes for one in self._waiting)
+
+    @property
+    def toeplitz(self) -> Toeplitz:
+        """The convolution with the kernel.
+
+        Raises
+        ------
+        ValueError
+            Nothing was added.
+        """
+        self.settle()
+        if self._parts is None:
+            raise ValueError("no readouts were added that make a kernel")
+        return Toeplitz(self._parts, self._rank)
+
+    def settle(self) -> None:
+        """Bring into the sum what waits."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        operator = waiting[0] if len(waiting) == 1 else _of_all(waiting)
+        self._rank = operator.rank
+        self._parts = operator.kernel(out=self._parts)
+
+
+def _of_all(operators: list[SubspaceOperator]) -> SubspaceOperator:
+    """Return the operator of the readouts of several, as far as a kernel needs it."""
+    traj, frame, weights = (
+        np.concatenate([getattr(one, name) for one in operators]) for name in ("traj", "frame", "weights")
+    )
+    first = operators[0]
+    return SubspaceOperator(traj, frame=frame, phi=first.phi, sens=first.sens[:1], weights=weights, dtype=first.dtype)
+
+
 class Sums:
     """The sums, zero at first.
 
@@ -55,8 +121,6 @@ class Sums:
         Basis.
     n_coils : int
         Coils C.
-    kernel : bool
-        Sum up the kernel too.
     dtype : dtype
         complex64, or complex128 for references.
 
@@ -64,6 +128,8 @@ class Sums:
     ----------
     right : complex array (C, K, *X)
         Right-hand sides of the coils.
+    kernel : KernelSum or None
+        None: do not sum it up.
     """
 
     def __init__(
@@ -71,8 +137,7 @@ class Sums:
     ):
         self.phi = phi
         self.right = np.zeros((n_coils, phi.shape[1], *shape), dtype)
-        self._kernel = kernel
-        self._parts: NDArray[Any] | None = None
+        self.kernel = KernelSum(shape) if kernel else None
 
     def add(
         self,
@@ -88,8 +153,8 @@ class Sums:
         ones = np.broadcast_to(self.right.dtype.type(1), (n_coils, *shape))
         operator = SubspaceOperator(traj, frame=frame, phi=self.phi, sens=ones, weights=weights, dtype=self.right.dtype)
         operator.add_adjoint(ksp, self.right)
-        if self._kernel:
-            self._parts = operator.kernel(out=self._parts)
+        if self.kernel is not None:
+            self.kernel.add(operator)
 
     def mix(self, matrix: NDArray[Any]) -> None:
         """Replace the coils by combinations of them, with a matrix (C, C): as if their data had been."""
@@ -105,22 +170,4 @@ class Sums:
     @property
     def nbytes(self) -> int:
         """Bytes of the sums."""
-        return self.right.nbytes + (0 if self._parts is None else self._parts.nbytes)
-
-    @property
-    def kernel(self) -> NDArray[Any]:
-        """The transformed kernel, as `Toeplitz` takes it.
-
-        Raises
-        ------
-        ValueError
-            Nothing was added, or no kernel is summed up.
-        """
-        if self._parts is None:
-            raise ValueError("no readouts were added that make a kernel")
-        return self._parts
-
-    @property
-    def toeplitz(self) -> Toeplitz:
-        """The convolution with the kernel; raises as `kernel`."""
-        return Toeplitz(self.kernel, self.phi.shape[1])
+        return self.right.nbytes + (0 if self.kernel is None else self.kernel.nbytes)

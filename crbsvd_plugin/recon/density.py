@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import threads
+from ..fine_grid import upsampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,9 @@ def density_weights(
     kept = np.ones(traj.shape[:2], bool) if present is None else present
     points = [(traj[kept][:, axis] * (2 * np.pi / n)).astype(np.float32) for axis, n in enumerate(shape)]
     grid = tuple(2 * n for n in shape)
-    options = {"eps": _ACCURACY, "dtype": "complex64", "nthreads": threads.count()}
+    options = {
+        "eps": _ACCURACY, "upsampfac": upsampling(grid, 1.25), "dtype": "complex64", "nthreads": threads.count(),
+    }  # fmt: skip
     plans = [finufft.Plan(kind, grid, isign=sign, **options) for kind, sign in ((1, 1), (2, -1))]
     for plan in plans:
         plan.setpts(*points)
