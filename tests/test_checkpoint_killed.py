@@ -17,9 +17,9 @@ import pytest
 
 BATCHES, SWEPT, RANK = 27, (27, 13), 4
 BASIS = ("basis", "spec.toml", "--train", "400", "--atoms", "300", "--rank", str(RANK))
-MEASURED = 2 * 2 * 5
+MEASURED = 2 * 2 * 10  # a third more than nine stops leave time for
 STUDY = (
-    "study", "spec.toml", "--train", "400", "--atoms", "300", "--ranks", "3,4", "--measurements", "80",
+    "study", "spec.toml", "--train", "400", "--atoms", "300", "--ranks", "3,4", "--measurements", "160",
     "--at", "T1=0.81,T2=60ms",
 )  # fmt: skip
 SWEEP = ("sweep", "spec.toml", "--train", "600", "--crb-weights", "0,0.4", "--rank", str(RANK))
