@@ -19,23 +19,21 @@ def size(n: int, factor: float) -> int:
 
 
 def upsampling(modes: tuple[int, ...], least: float) -> float:
-    """Return the smallest factor from `least` on of which no axis of the grid is a multiple of 64.
+    """Return the smallest factor from `least` to 1.2 times as much of which the fewest axes are multiples of 64.
 
     Parameters
     ----------
     modes : tuple of int
         The grid of the NUFFT's result.
     least : float
-        The smallest factor that is accurate enough, above 1; returned where all up to 1.2 times as large are slow.
+        The smallest factor that is accurate enough, above 1.
     """
     most = _MOST * least
-    candidates = {
-        even / n for n in modes for even in range(size(n, least), int(most * n) + 1, 2) if _smooth(even)
-    }  # fmt: skip
-    for factor in (least, *sorted(candidates)):
-        if all(size(n, factor) % _POWER for n in modes):
-            return factor
-    return least
+    # an axis keeps its size up to the first of two factors, and has a larger one from the second on
+    sizes = [(even, n) for n in modes for even in range(size(n, least), int(most * n), 2) if _smooth(even)]
+    factors = [least, *(even / n for even, n in sizes), *((even + 1) / n for even, n in sizes)]
+    factors = [factor for factor in factors if factor >= least]
+    return min(factors, key=lambda factor: (sum(size(n, factor) % _POWER == 0 for n in modes), factor))
 
 
 def _smooth(number: int) -> bool:

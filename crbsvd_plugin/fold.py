@@ -20,7 +20,7 @@ from .basis import Basis, plain, turned
 from .errors import UserError
 from .gram import factor, outer, parts_of, resolution
 from .model import Batch, Parameter
-from .subspace import TOLERANCE, Subspace
+from .subspace import MOST, TOLERANCE, Subspace
 from .weighting import ALL, SIGNAL, Block, Kind, Weighting
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class BasisAccumulator:
     tolerance : float
         Share of the energy of each block (tissue class and signal or parameter) that may fall
         outside of the subspace; 0 keeps all T dimensions.
+    most : int
+        Dimensions of the subspace from which on it is cut to the leading half, unless that is three quarters of T.
 
     Notes
     -----
@@ -63,6 +65,10 @@ class BasisAccumulator:
     - Singular values are off by at most e, and the sine of the angle between the subspaces is at most
       2 e / (sigma_K - sigma_K+1), sigma being the dense singular values and e below half of the gap (Wedin).
 
+    Where the subspace has had to be cut, t_b may be any share of E_b, and the above says little. What is kept are the
+    leading eigenvectors of sum_b G_b / E_b, in which all blocks count alike, so the strongest direction that a cut
+    drops holds `floor` of that sum: less than max_b (factor_b E_b) floor of a weighted sum.
+
     Entry (i, j) of a Gram matrix has an error relative to |c_i| |c_j|, and the columns of U are ordered by their
     size in the batch that brought them. A real dictionary whose first batches stand for the whole (`batches` sees
     to it) follows that order: singular values are resolved as by an SVD of D. Where it does not, and in complex
@@ -78,12 +84,13 @@ class BasisAccumulator:
         fisher: crb.Fisher = "real",
         conjugate: bool = False,
         tolerance: float = TOLERANCE,
+        most: int = MOST,
     ):
         self.parameters = tuple(parameters)
         self.n_frames = n_frames
         self.fisher: crb.Fisher = fisher
         self.conjugate = conjugate
-        self.subspace = Subspace(n_frames, tolerance=tolerance)
+        self.subspace = Subspace(n_frames, tolerance=tolerance, most=most)
         self.targets = crb.interesting(self.parameters)
         self._grams: dict[Block, NDArray[Any]] = {}
         self._energy: dict[Block, float] = {}
@@ -221,6 +228,9 @@ class BasisAccumulator:
             raise UserError("nothing is left to make a basis from: what has a weight is zero; change the weights")
         vectors, values, _ = np.linalg.svd(factor(total))
         lost = sum(share * self._tail[key] for key, share in factors.items())
+        if self.subspace.floor:
+            # of a single direction, in which not all of that can be
+            lost = min(lost, self.subspace.floor * max(share * self._energy[key] for key, share in factors.items()))
         floor = np.maximum(resolution(total, vectors, sum(self.n_atoms.values())), lost**0.5)
         supported = int(np.argmin([*(values > floor), False]))
         if rank > supported:
@@ -272,6 +282,7 @@ class BasisAccumulator:
             "n_dependent": self.n_dependent,
             "dependent": [[*key, theta] for key, theta in self.dependent.items()],
             "dimension": self.subspace.dimension,
+            "floor": self.subspace.floor,
         }
         return plain(values), {"frame": self.subspace.frame} | {
             f"gram{i}": gram for i, gram in enumerate(self._grams.values())
@@ -285,11 +296,14 @@ class BasisAccumulator:
         self._tail = dict(zip(keys, values["tail"], strict=True))
         self.n_atoms, self.n_dependent = dict(values["n_atoms"]), dict(values["n_dependent"])
         self.dependent = {(label, name): theta for label, name, theta in values["dependent"]}
-        self.subspace = Subspace.restored(arrays["frame"], values["dimension"], tolerance=self.subspace.tolerance)
+        self.subspace = Subspace.restored(
+            arrays["frame"], values["dimension"], values["floor"],
+            tolerance=self.subspace.tolerance, most=self.subspace.most,
+        )  # fmt: skip
 
     @property
     def _kind(self) -> tuple[object, ...]:
-        return self.parameters, self.n_frames, self.fisher, self.conjugate, self.subspace.tolerance
+        return self.parameters, self.n_frames, self.fisher, self.conjugate, self.subspace.tolerance, self.subspace.most
 
     def _gram(self, key: Block) -> NDArray[Any]:
         """Return the Gram matrix of a block in the subspace as it is now, (r, r)."""
@@ -298,9 +312,27 @@ class BasisAccumulator:
 
     def _absorb(self, blocks: Mapping[Block, NDArray[Any]], weight: float) -> None:
         parts = {key: parts_of(rows) for key, rows in blocks.items()}
-        coeff, energy, tail = self.subspace.project(parts)
+        coeff, energy, tail = self.subspace.project(parts, weight=weight, known=self._energy)
         for key in blocks:
             gram = outer(coeff[key], self.subspace.dimension, self.conjugate)
             self._grams[key] = weight * gram + (self._gram(key) if key in self._grams else 0)
             self._energy[key] = self._energy.get(key, 0.0) + weight * energy[key]
             self._tail[key] = self._tail.get(key, 0.0) + weight * tail[key]
+        if self.subspace.full:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Turn everything to the leading directions of all blocks, each of them divided by its energy."""
+        total = np.zeros((self.subspace.dimension,) * 2)
+        for key, energy in self._energy.items():
+            if energy:
+                # of complex ones the real part: columns are real, and hold rows as well as their conjugates
+                total += self._gram(key).real / energy
+        values, vectors = np.linalg.eigh(total)
+        kept = np.ascontiguousarray(vectors[:, : -self.subspace.leading - 1 : -1])
+        for key, gram in self._grams.items():
+            rows = kept[: len(gram)]
+            turned_gram = rows.T @ gram @ rows
+            self._tail[key] += max(0.0, float(np.trace(gram).real - np.trace(turned_gram).real))
+            self._grams[key] = turned_gram
+        self.subspace.cut(kept, float(values[-self.subspace.leading - 1]))

@@ -21,7 +21,7 @@ from .model import SignalModel
 from .prior import Atoms, Prior
 from .progress import Report, counted
 from .spec import Spec, resolve
-from .subspace import TOLERANCE
+from .subspace import MOST, TOLERANCE
 from .training import Training
 from .weighting import SIGNAL, Kind, Weighting
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROBED = 64
-_DIMENSION = 7000
+_DIMENSION = 3 * MOST // 2  # where the subspace is cut
 PROGRAM = 180
 """Memory of the program itself [MiB], with numba, scipy and what they load."""
 _DIGITS = 15
@@ -202,7 +202,7 @@ def mebibytes(training: Training, *, n_accumulators: int = 1) -> float:
     size = min(batch_size(n_frames, len(parameters)), max((len(atoms.theta) for atoms in training.atoms), default=0))
     batch = 3 * 16 * size * n_frames * (1 + len(parameters))
     batch += 4 * 16 * size * n_frames * (1 + len(crb.interesting(parameters)))
-    # the dimension of the subspace is not known before: this is more than has been met
+    # the dimension of the subspace is not known before, only where it is cut at the latest, but for one batch
     dimension = min(n_frames, _DIMENSION) if training.tolerance else n_frames
     number = 8 if training.conjugate else 16
     grams = (8 * n_frames * dimension + number * n_blocks * dimension**2) * n_accumulators

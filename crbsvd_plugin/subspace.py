@@ -24,6 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 TOLERANCE = 1e-18
 """Share of a block's energy that may fall outside of the subspace."""
+MOST = 2048
+"""Columns of a subspace, from which on it is cut to the leading half, unless that is three quarters of all."""
 
 _N_PROBES = 32
 _MARGIN = 10.0
@@ -45,6 +47,13 @@ class Subspace:
     tolerance : float
         Share of the energy of each block of each batch that may fall outside, below 1, and not below
         what rounding leaves there, 1e4 T eps^2 (5e-28 T); 0 keeps all T dimensions, from the first batch on.
+    most : int
+        Columns from which on it is `full`.
+
+    Attributes
+    ----------
+    floor : float
+        0, or of a subspace that was cut: the share of all energy in the strongest direction that was dropped.
 
     Raises
     ------
@@ -64,9 +73,13 @@ class Subspace:
     doi:10.1137/090771806, algorithm 4.2), with the residual norms computed explicitly. Columns
     are ordered by their size in the batch that brought them, and stay. Once more than three
     quarters of all dimensions are needed, U is completed, and nothing falls outside any more.
+
+    Where that many are too many, whoever knows what all rows are worth cuts a full subspace to its leading columns
+    (`cut`). From then on it no longer grows until the tolerance is met, but by directions outside that are worth more
+    than the strongest one that was dropped.
     """
 
-    def __init__(self, n_frames: int, *, tolerance: float = TOLERANCE):
+    def __init__(self, n_frames: int, *, tolerance: float = TOLERANCE, most: int = MOST):
         least = _ROUNDING * n_frames * float(np.finfo(float).eps) ** 2
         if tolerance != 0 and not least <= tolerance < 1:
             raise UserError(
@@ -74,6 +87,9 @@ class Subspace:
             )
         self.n_frames = n_frames
         self.tolerance = tolerance
+        self.most = most
+        self.floor = 0.0
+        self._limit = most if tolerance > 0 and most < _COMPLETED * n_frames else n_frames
         self._size = 0
         # the columns of U, then the probes: one product gives coefficients and estimate
         self._frame = _probes(np.empty((n_frames, 0)))
@@ -88,7 +104,24 @@ class Subspace:
         """Number of columns r."""
         return self._size
 
-    def project(self, blocks: Mapping[Key, Parts]) -> tuple[dict[Key, Parts], dict[Key, float], dict[Key, float]]:
+    @property
+    def full(self) -> bool:
+        """Whether it has so many columns that it should be `cut`."""
+        return self._size > self._limit
+
+    @property
+    def leading(self) -> int:
+        """How many columns a full subspace should keep."""
+        return self._limit // 2
+
+    def cut(self, vectors: NDArray[np.float64], floor: float) -> None:
+        """Keep orthonormal combinations (r, fewer) of the columns; directions outside count from `floor` on."""
+        self._frame, self._size = _probes(self.columns @ vectors), vectors.shape[1]
+        self.floor = max(floor, self.floor)
+
+    def project(
+        self, blocks: Mapping[Key, Parts], *, weight: float = 1.0, known: Mapping[Key, float] | None = None
+    ) -> tuple[dict[Key, Parts], dict[Key, float], dict[Key, float]]:
         """Return the coefficients of blocks of rows, after growing to hold them.
 
         Parameters
@@ -96,6 +129,11 @@ class Subspace:
         blocks : mapping of key to sequence of real arrays (N, T)
             Each block has a tolerance of its own, relative to its own energy: its parts are
             e.g. the real and imaginary part of signals.
+        weight : float
+            How much these rows count.
+        known : mapping of key to float, optional
+            The energy, by weight, of the rows of a block that were shown before. All blocks are worth the same, as long
+            as the subspace was never cut nothing depends on that.
 
         Returns
         -------
@@ -113,29 +151,42 @@ class Subspace:
         for key, size in energy.items():
             if not np.isfinite(size) or 0 < size < _SMALLEST:
                 raise ValueError(f"block {key!r} is not finite, or its energy exceeds the range of double precision")
+        whole = {key: (known or {}).get(key, 0.0) + weight * size for key, size in energy.items()}
+        worth = {key: weight / size if size else 0.0 for key, size in whole.items()}
+        final = False
         while True:
             products = {key: [part @ self._frame for part in parts] for key, parts in blocks.items()}
             tail = {key: self._tail(parts) for key, parts in products.items()}
+            coeff: dict[Key, Parts] = {key: [p[:, : self._size] for p in parts] for key, parts in products.items()}
             missing = [key for key in blocks if tail[key] * _MARGIN > self.tolerance * energy[key]]
-            if not missing:
-                return {key: [p[:, : self._size] for p in parts] for key, parts in products.items()}, energy, tail
+            few = sum(tail[key] * worth[key] for key in missing) <= self.floor
+            if final or few:
+                break
             residuals = []
             for key in missing:
-                pairs = zip(blocks[key], products[key], strict=True)
-                rows = np.concatenate([part - p[:, : self._size] @ self.columns.T for part, p in pairs])
-                residuals.append(rows / energy[key] ** 0.5)
-            self._grow(residuals)
+                pairs = zip(blocks[key], coeff[key], strict=True)
+                rows = np.concatenate([part - inside @ self.columns.T for part, inside in pairs])
+                residuals.append(rows * (worth[key] if self.floor else 1 / energy[key]) ** 0.5)
+            if not self.floor:
+                self._grow(residuals)
+            elif self._add_strong(np.concatenate(residuals)):
+                final = True
+            else:
+                break
+        return coeff, energy, tail
 
     @property
     def frame(self) -> NDArray[np.float64]:
-        """The columns and the probes: with the dimension, all that `restored` needs."""
+        """The columns and the probes: with dimension and floor, all that `restored` needs."""
         return self._frame
 
     @classmethod
-    def restored(cls, frame: NDArray[np.float64], dimension: int, *, tolerance: float) -> Subspace:
-        """Return the subspace that had this frame and dimension."""
-        subspace = cls(len(frame), tolerance=tolerance)
-        subspace._frame, subspace._size = frame, dimension
+    def restored(
+        cls, frame: NDArray[np.float64], dimension: int, floor: float = 0.0, *, tolerance: float, most: int = MOST
+    ) -> Subspace:
+        """Return the subspace that had this frame, dimension and floor."""
+        subspace = cls(len(frame), tolerance=tolerance, most=most)
+        subspace._frame, subspace._size, subspace.floor = frame, dimension, floor
         return subspace
 
     def _tail(self, products: Parts) -> float:
@@ -168,11 +219,30 @@ class Subspace:
         # at least one: whatever rounding leaves to the probes, growth comes to an end
         needed = max(1, int(np.count_nonzero((inside + outside[:, None] > target).any(axis=0))))
         columns = np.concatenate([self.columns, found @ vh[:needed].T], axis=1)
-        if self.tolerance == 0 or columns.shape[1] > _COMPLETED * self.n_frames:
+        if self.tolerance == 0 or (self._limit == self.n_frames and columns.shape[1] > _COMPLETED * self.n_frames):
             self._frame = np.concatenate([columns, _complement(columns)], axis=1)
             self._size = self.n_frames
         else:
             self._frame, self._size = _probes(columns), columns.shape[1]
+
+    def _add_strong(self, rows: NDArray[np.float64]) -> bool:
+        """Append the directions of residuals, scaled to what they are worth, that are worth more than the floor.
+
+        Return whether there are any.
+        """
+        size, most = _FIRST, min(len(rows), self.n_frames - self._size)
+        while True:
+            new = _range(rows, self.columns, min(size, most))
+            _, values, vh = np.linalg.svd(rows @ new, full_matrices=False)
+            strong = int(np.count_nonzero(values**2 > self.floor))
+            if strong < new.shape[1] or new.shape[1] == most:
+                break
+            size *= 2
+        if not strong:
+            return False
+        columns = np.concatenate([self.columns, new @ vh[:strong].T], axis=1)
+        self._frame, self._size = _probes(columns), columns.shape[1]
+        return True
 
 
 def _range(rows: NDArray[np.float64], known: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import pytest
 from mrd_stream import header, readout
 from test_pipeline import SIGNAL, C, K, N, T, direct, error, head, scan, write_basis
 
-from crbsvd_plugin import arrival, coils, intake, pipeline, threads
+from crbsvd_plugin import arrival, coils, intake, pipeline, sums, threads
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.config import Config
 from crbsvd_plugin.encoding import SubspaceOperator
@@ -46,6 +46,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after 4 readouts, grid after 7 or more; an image has 30."""
     monkeypatch.setattr(arrival, "BLOCK_BYTES", 4 * C * 2 * N * 8)
     monkeypatch.setattr(intake, "batch_samples", lambda *_, **__: 7 * 2 * N)
+    monkeypatch.setattr(sums, "_POSITIONS", 9 * 2 * N)
+    monkeypatch.setattr(sums, "_FEWEST", 9 * 2 * N)
 
 
 def images(items: list[Any], config: Config, told: Any = None, **options: Any) -> list[Reconstruction]:
