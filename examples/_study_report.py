@@ -99,7 +99,8 @@ def findings(studies: dict[str, Study], phi: dict[float, Any], command: str, tra
         "All eight parameters and the complex M0 are unknown; fits start at the truth, as in the paper,",
         "and may go nearly as far as the model is defined (the paper does not print its ranges).",
         "",
-        f"In short, for K < {FEW}, with weight {WEIGHTS[1]:g} for {WEIGHTS[0]:g}, by over {SIGNIFICANT:g} standard errors:",
+        f"In short, for K < {FEW} and with weight {WEIGHTS[1]:g} instead of {WEIGHTS[0]:g}, where lower and higher are",
+        f"by more than {SIGNIFICANT:g} standard errors:",
         f"{counted(list(studies.values()), list(SHOWN), ' and '.join(SHOWN))}.",
         "",
         "## Which SNR",
@@ -239,7 +240,7 @@ def curved(second: Second) -> list[str]:
     lines = [
         "*Bias to second order* is what first and second derivatives of the signal in a basis say (Box 1971,",
         "`_second_order.py`), without any fit; it goes with 1 / SNR^2. Where the variance is lower it need not be:",
-        "curvatures add to it with either sign.",
+        "curvatures add to it with either sign. Where the measured bias is another, higher orders count, or the ends.",
     ]
     for parameter in SHOWN:
         lower = [str(k) for k in few if abs(second[WEIGHTS[1], k, parameter]) < abs(second[WEIGHTS[0], k, parameter])]
