@@ -32,7 +32,7 @@ class Way:
 
     Parameters
     ----------
-    method, refine, fit_starts, signals
+    method, refine, fit_starts, signals, bounds
         As for `fit.fitter.prepared`.
     start : {"dictionary", "truth"}
         For nlls: where fits start. The truth tells what the minimum next to it is worth, and needs no dictionary.
@@ -42,6 +42,7 @@ class Way:
     refine: bool = False
     fit_starts: int = 1
     signals: Signals | None = None
+    bounds: tuple[str, ...] = ()
     start: Start = "dictionary"
 
     @property
@@ -61,9 +62,11 @@ class Way:
         UserError
             An option belongs to another method, or a rank is too small to tell the parameters.
         """
-        if self.method != "nlls" and (self.fit_starts, self.signals, self.start) != (1, None, "dictionary"):
+        ours = (self.fit_starts, self.signals, self.bounds, self.start)
+        if self.method != "nlls" and ours != (1, None, (), "dictionary"):
             raise UserError(
-                "--fit-starts, --signals and --start belong to --method nlls; leave them out, or take that method"
+                "--fit-starts, --signals, --bounds and --start belong to --method nlls; leave them out, "
+                "or take that method"
             )
         if self.start == "truth" and self.fit_starts != 1:
             raise UserError("--fit-starts counts atoms, but --start truth has none; leave one of them out")
@@ -110,7 +113,7 @@ class Bench:
         else:
             self._full = prepared(
                 basis, dictionary, method=way.method, mask_level=0.0, refine=way.refine, n_starts=way.fit_starts,
-                signals=way.signals, report=report,
+                signals=way.signals, bounds=way.bounds, report=report,
             )  # fmt: skip
         self._rank = 0
         self._now: Fitter | CompressedModel = self._full

@@ -106,6 +106,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     signals : str, optional
         emulated, or exact: where nlls has the signals from; default depends on the number of parameters, see
         `fit.fitter.prepared`.
+    bounds : tuple of str
+        Ranges of nlls other than those of the dictionary, NAME=LOW:HIGH, see `fit.bounds`.
     b1, b0 : str, optional
         Measured maps, see `fieldmap.load`: what they tell is not fitted.
     std : bool
@@ -152,6 +154,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refine: bool = False
     fit_starts: int = 1
     signals: Signals | None = None
+    bounds: tuple[str, ...] = ()
     b1: str | None = None
     b0: str | None = None
     std: bool = False

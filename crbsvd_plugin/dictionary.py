@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,23 @@ class Dictionary:
                 "the dictionary has no derivatives, which refining needs; "
                 "make it again with 'crbsvd basis --derivatives'"
             )
+
+    def within(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Dictionary:
+        """Return the atoms whose parameters lie in these ranges (P,).
+
+        Raises
+        ------
+        UserError
+            There are none.
+        """
+        inside: NDArray[np.bool_] = np.all((self.theta >= low) & (self.theta <= high), axis=1)
+        if not inside.any():
+            raise UserError(
+                f"none of the {len(inside)} atoms lies within --bounds, so no fit can start; widen them, or make the "
+                "dictionary with a fit_prior that has such values"
+            )
+        kept = {name: getattr(self, name)[inside] for name in _DATASETS if getattr(self, name) is not None}
+        return replace(self, **kept)
 
     def truncate(self, basis: Basis) -> Dictionary:
         """Return the dictionary of a basis that consists of the first columns of this one's.

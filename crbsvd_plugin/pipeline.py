@@ -223,7 +223,7 @@ def fitting(config: Config, *, report: Report = silent) -> tuple[Basis, Fitter |
         return basis, None, measured
     fitter = prepared(
         basis, dictionary, method=config.method, name=config.basis, mask_level=config.mask_level, refine=config.refine,
-        n_starts=config.fit_starts, signals=config.signals, known=measured, report=report,
+        n_starts=config.fit_starts, signals=config.signals, bounds=config.bounds, known=measured, report=report,
     )  # fmt: skip
     return basis, fitter, measured
 

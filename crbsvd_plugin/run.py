@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def fit(
     refine: bool = False,
     fit_starts: int = 1,
     signals: Signals | None = None,
+    bounds: Sequence[str] = (),
     whose: Entities | None = None,
 ) -> list[Path]:
     """Fit maps to coefficient images and write them, with `whose` into a BIDS tree; a cluster spreads the voxels.
@@ -162,7 +164,7 @@ def fit(
     measured = fieldmap.load(b1=b1, b0=b0)
     fitter = prepared(
         basis, dictionary, method=method, name=name, mask_level=mask_level, refine=refine, n_starts=fit_starts,
-        signals=signals, known=measured, report=report,
+        signals=signals, bounds=bounds, known=measured, report=report,
     )  # fmt: skip
     known = {name: field.on(images.affine, images.volume(0).shape[1:]) for name, field in measured.items()}
     with cluster.spread(workers=workers, scheduler=scheduler) as pool:

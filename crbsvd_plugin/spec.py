@@ -165,6 +165,26 @@ def quantity(text: str, *, si: str | None = None) -> float:
     return float(found[1]) * units[found[2]]
 
 
+def number(where: str, name: str, text: str, unit: str) -> float:
+    """Return the value of a parameter of that SI unit, which a text has with a unit or without.
+
+    Raises
+    ------
+    UserError
+        It is no finite number; the line begins with `where`, and `name`.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            value = quantity(text, si=unit)
+        except UserError as error:
+            raise UserError(f"{where}: {name}: {error}") from None
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {name} is {text}, expected a finite number")
+    return value
+
+
 def _read(text: str) -> dict[str, Any]:
     path = Path(text)
     if path.suffix != ".toml":

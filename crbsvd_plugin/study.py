@@ -18,6 +18,7 @@ from .bench import Way
 from .campaign import Campaign
 from .errors import UserError
 from .estimates import Estimates
+from .fit.bounds import bounded
 from .fit.box import Box
 from .model import SignalModel
 from .outcome import Outcome, Row
@@ -86,7 +87,7 @@ class Plan:
 
     @property
     def fitted(self) -> list[int]:
-        """Which parameters of interest are fitted: the fit prior has more than one value of them."""
+        """Which parameters of interest are fitted: they have more than one value."""
         return [i for i in crb.interesting(self.model.parameters) if self.box.free[i]]
 
     @property
@@ -153,6 +154,12 @@ class Plan:
             "seed": asked.seed,
             "parameters": [parameter.name for parameter in self.model.parameters],
             "fingerprints": self.truth.tolist(),
+            "ranges": {
+                p.name: [low, high]
+                for p, low, high in zip(
+                    self.model.parameters, self.box.low.tolist(), self.box.high.tolist(), strict=True
+                )
+            },
             "held": [p.name for p, free in zip(self.model.parameters, self.box.free, strict=True) if not free],
             "rows": [asdict(row) for row in outcome.rows],
         }
@@ -210,16 +217,16 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
     fit_prior = request.sized(spec.fit_prior, asked.atoms, "--atoms", model)
     training = asked.training(model, prior.atoms(model.parameters))
     asked.check(training, rank=max(asked.ranks), crb_weights=asked.crb_weights)
-    # ranges are those of the atoms that a fit will have
-    truth = truths.chosen(
-        model.parameters, fit_prior, at=asked.at, table=asked.table, random=asked.random, seed=asked.seed
-    )
+    # ranges are those of the atoms that a fit will have, where nothing else is said
     box = Box.around(model.parameters, np.concatenate([part.theta for part in fit_prior.atoms(model.parameters)]))
+    box = bounded(box, asked.way.bounds)
+    truth = truths.chosen(box, fit_prior, at=asked.at, table=asked.table, random=asked.random, seed=asked.seed)
     asked.way.check(asked.ranks, box)
     planned = Plan(asked, model, prior, fit_prior, training, truth, box, Path(folder), force)
     if not planned.fitted:
         raise UserError(
-            f"the fit prior {fit_prior.name} has one value of every parameter of interest: nothing is fitted"
+            f"the fit prior {fit_prior.name}, or --bounds, has one value of every parameter of interest: "
+            "nothing is fitted"
         )
     asked.check_free(Path(folder) / "study.json", list(MEMBERS), kind=FORMAT, force=force)
     return planned

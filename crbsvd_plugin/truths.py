@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import UserError, nearest
-from .model import Parameter
+from .fit.box import Box
 from .prior import Prior
-from .spec import quantity
+from .spec import number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +22,7 @@ _MOST = 10_000
 
 
 def chosen(
-    parameters: Sequence[Parameter],
+    box: Box,
     fit_prior: Prior,
     *,
     at: Sequence[str] = (),
@@ -35,12 +34,12 @@ def chosen(
 
     Parameters
     ----------
-    parameters : sequence of P Parameter
-        Those of the model.
+    box : Box
+        Ranges of the P parameters that a fit can find; fingerprints outside of them are refused.
     fit_prior : Prior
-        What a fit can find; fingerprints outside of its ranges are refused.
+        The atoms of the fit.
     at : sequence of str
-        One fingerprint each, ``T1=0.81,T2=25ms``. What has but one value in `fit_prior` may be left out.
+        One fingerprint each, ``T1=0.81,T2=25ms``. What has but one value in `box` may be left out.
     table : str, optional
         CSV file with a line of names, and a line of values for each fingerprint.
     random : int, optional
@@ -59,18 +58,15 @@ def chosen(
     if len(given) != 1:
         said = " and ".join(given) or "none is"
         raise UserError(f"fingerprints are given by one of --at, --table and --random, but {said} given; choose one")
-    atoms = fit_prior.atoms(parameters)
-    theta = np.concatenate([part.theta for part in atoms])
-    low, high = theta.min(axis=0), theta.max(axis=0)
     if random is not None:
-        return _drawn(parameters, fit_prior, random, seed, low, high)
+        return _drawn(box, fit_prior, random, seed)
     if table is not None:
-        entries = [(f"{table}, line {number}", pairs) for number, pairs in _lines(table)]
+        entries = [(f"{table}, line {line}", pairs) for line, pairs in _lines(table)]
     else:
         entries = [(f"--at {text}", _pairs(text)) for text in at]
-    found = np.array([_values(where, pairs, parameters, low, high) for where, pairs in entries])
+    found = np.array([_values(where, pairs, box) for where, pairs in entries])
     for (where, _), values in zip(entries, found, strict=True):
-        _check(where, values, parameters, fit_prior, low, high)
+        _check(where, values, box, fit_prior)
     return found
 
 
@@ -97,20 +93,14 @@ def _lines(table: str) -> list[tuple[int, list[tuple[str, str]]]]:
     if not 2 <= len(rows) <= _MOST:
         raise UserError(f"--table {table} has {len(rows)} lines, expected names, then 1 to {_MOST - 1} fingerprints")
     names = rows[0][1]
-    for number, row in rows[1:]:
+    for line, row in rows[1:]:
         if len(row) != len(names):
-            raise UserError(f"--table {table}, line {number} has {len(row)} values, expected {len(names)}")
-    return [(number, list(zip(names, row, strict=True))) for number, row in rows[1:]]
+            raise UserError(f"--table {table}, line {line} has {len(row)} values, expected {len(names)}")
+    return [(line, list(zip(names, row, strict=True))) for line, row in rows[1:]]
 
 
-def _values(
-    where: str,
-    pairs: Sequence[tuple[str, str]],
-    parameters: Sequence[Parameter],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> list[float]:
-    units = {parameter.name: parameter.unit for parameter in parameters}
+def _values(where: str, pairs: Sequence[tuple[str, str]], box: Box) -> list[float]:
+    units = {parameter.name: parameter.unit for parameter in box.parameters}
     given: dict[str, float] = {}
     for name, text in pairs:
         if name not in units:
@@ -119,44 +109,24 @@ def _values(
             )
         if name in given:
             raise UserError(f"{where}: {name} is given twice; leave one of them out")
-        given[name] = _number(where, name, text, units[name])
-    for name, lowest, highest in zip(units, low.tolist(), high.tolist(), strict=True):
+        given[name] = number(where, name, text, units[name])
+    for name, lowest, highest in zip(units, box.low.tolist(), box.high.tolist(), strict=True):
         if name not in given and lowest < highest:
             raise UserError(f"{where}: {name} is missing, expected a value from {lowest:.6g} to {highest:.6g}")
         given.setdefault(name, lowest)
     return [given[name] for name in units]
 
 
-def _number(where: str, name: str, text: str, unit: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        try:
-            value = quantity(text, si=unit)
-        except UserError as error:
-            raise UserError(f"{where}: {name}: {error}") from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}: {name} is {text}, expected a finite number")
-    return value
-
-
-def _check(
-    where: str,
-    values: NDArray[np.float64],
-    parameters: Sequence[Parameter],
-    prior: Prior,
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> None:
+def _check(where: str, values: NDArray[np.float64], box: Box, prior: Prior) -> None:
     """Refuse what the fit cannot find."""
-    for parameter, value, lowest, highest in zip(parameters, values, low, high, strict=True):
+    for parameter, value, lowest, highest in zip(box.parameters, values, box.low, box.high, strict=True):
         if not lowest - _ROUNDING * abs(lowest) <= value <= highest + _ROUNDING * abs(highest):
             raise UserError(
                 f"{where}: {parameter.name} is {value:.6g} {parameter.unit}".rstrip()
-                + f", but the fit prior {prior.name} has {lowest:.6g} to {highest:.6g}; "
-                "choose another value, or widen the fit_prior of SPEC"
+                + f", but the fit has {lowest:.6g} to {highest:.6g}; "
+                "choose another value, or widen the fit_prior of SPEC, or --bounds"
             )
-    at = {parameter.name: value for parameter, value in zip(parameters, values.tolist(), strict=True)}
+    at = {parameter.name: value for parameter, value in zip(box.parameters, values.tolist(), strict=True)}
     for lesser, greater in prior.ordered:
         if at[lesser] > at[greater]:
             raise UserError(
@@ -165,26 +135,19 @@ def _check(
             )
 
 
-def _drawn(
-    parameters: Sequence[Parameter],
-    prior: Prior,
-    n: int,
-    seed: int,
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def _drawn(box: Box, prior: Prior, n: int, seed: int) -> NDArray[np.float64]:
     """Return draws from a prior, an atom as often as its weight says; grids are shifted, so that no atom is met."""
     if not 1 <= n < _MOST:
         raise UserError(f"--random is {n}, expected 1 to {_MOST - 1}")
     try:
-        atoms = prior.shifted().atoms(parameters)
+        atoms = prior.shifted().atoms(box.parameters)
     except UserError:
         # other points break the order of the prior, or leave the range of the model
-        atoms = prior.atoms(parameters)
+        atoms = prior.atoms(box.parameters)
     theta = np.concatenate([part.theta for part in atoms])
     weight = np.concatenate([np.full(len(part.theta), part.weight) for part in atoms])
     # beyond the last atom no fit would find them
-    inside = ((theta >= low) & (theta <= high)).all(axis=1)
+    inside = ((theta >= box.low) & (theta <= box.high)).all(axis=1)
     theta, weight = theta[inside], weight[inside]
     if n > len(theta):
         raise UserError(f"--random is {n}, but the fit prior {prior.name} has {len(theta)} atoms inside; take fewer")

@@ -26,7 +26,7 @@ MADE = {
 
 def test_all_examples_are_known() -> None:
     assert {script.stem for script in EXAMPLES} == MADE.keys() | {
-        "paper_phantom", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom",
+        "paper_phantom", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom", "study_qmt",
     }  # fmt: skip
 
 
@@ -155,3 +155,36 @@ def test_nist_phantom(tmp_path: Path) -> None:
     assert len(outside) == 48  # 24 vials
     assert all(float(row["flagged"]) > 0.9 for row in outside)
     assert all(float(row["flagged"]) < 0.1 for row in paper if row["inside"] == "True")
+
+
+def test_study_qmt(tmp_path: Path, pulses: Path) -> None:
+    """With few pulses and measurements: a row for every case, and the CRB basis loses less where ranks are small.
+
+    50 pulses a cycle tell little, so the SNR is high.
+    """
+    (script,) = (path for path in EXAMPLES if path.stem == "study_qmt")
+    few = ["--train", pulses, "--snr", "200000", "--fingerprints", "200", "--measurements", "12"]
+    done = subprocess.run([sys.executable, script, tmp_path / "out", *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "findings.md").read_text(encoding="utf-8")
+    assert page in done.stdout
+    assert str(tmp_path) not in page
+    assert (tmp_path / "out" / "snr-200000" / "study.png").stat().st_size
+    with (tmp_path / "out" / "snr-200000" / "study.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 7 * 6
+    of = {(row["parameter"], row["crb_weight"], row["rank"]): row for row in rows}
+    for name in ("m0s", "Rx"):
+        traditional, crb = (float(of[name, weight, "10"]["crb_compressed"]) for weight in ("0", "0.5"))
+        assert crb < 0.5 * traditional
+        # a spread of 12 is known to 1 / sqrt(22) = 21 %, and four times that is allowed
+        assert abs(float(of[name, "0.5", "30"]["sd_over_compressed"]) - 1) < 0.85
+    # at this SNR a bias is what second derivatives say, and of 12 fits it is known to 29 % of the spread
+    claims = [line for line in page.splitlines() if line.startswith(("| 200000 | m0s", "| 200000 | Rx"))]
+    assert len(claims) == 6
+    for claim in claims:
+        parameter, rank, _, _, bias, second_order = claim.split(" | ")[1:7]
+        away = abs(float(bias.split(" ± ")[0]) - float(second_order))
+        bound = 100 * float(of[parameter, "0.5", rank]["crb_compressed"]) / float(of[parameter, "0.5", rank]["truth"])
+        assert away < 4 * 0.29 * bound
+    assert "Of 6 cases of m0s and Rx the standard deviation is lower in" in page

@@ -151,8 +151,8 @@ def test_exact_signals_give_what_the_emulator_gives(here: Path) -> None:
 
 def test_bad_options_end_in_one_line(refuse: Callable[..., str]) -> None:
     fit: tuple[Any, ...] = ("fit", "c", "b", "-o", "x")
-    assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--fit-starts", "2")
-    assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--signals", "exact")
+    assert "--fit-starts, --signals and --bounds belong to --method nlls" in refuse(*fit, "--fit-starts", "2")
+    assert "--fit-starts, --signals and --bounds belong to --method nlls" in refuse(*fit, "--signals", "exact")
     assert "--refine belongs to --method matching; leave" in refuse(*fit, "--refine", "--method", "nlls")
     assert "'least' is not one of" in refuse(*fit, "--method", "least")
     assert "0 is not in the range" in refuse(*fit, "--method", "nlls", "--fit-starts", "0")

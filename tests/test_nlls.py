@@ -272,6 +272,23 @@ def test_where_the_model_is_not_finite_nothing_converges() -> None:
     np.testing.assert_allclose(found.theta[0], [6.0, 4.9], rtol=1e-6)
 
 
+def test_a_voxel_that_no_step_helps_stays_where_it_is() -> None:
+    """However often it is tried: damping grows, but not until it is no number (a warning would be an error here)."""
+
+    class Uphill(Frequency):
+        def value_and_jacobian(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, jac = super().value_and_jacobian(theta)
+            return value, -jac
+
+    forward = Uphill()
+    c = forward.value_and_jacobian(np.array([[4.9]]))[0].T
+    endless = Stopping(ftol=0.0, xtol=0.0, gtol=0.0, iterations=2000)
+    found = fit(c, forward, starts(forward, forward.box.unit([[4.7]])), stopping=endless)
+    assert found.converged is not None
+    assert not found.converged.any()
+    np.testing.assert_allclose(found.theta[0], [4.7], rtol=1e-6)
+
+
 def test_a_fit_that_runs_out_of_steps_says_so(rng: np.random.Generator) -> None:
     forward = emulated()
     truth = rng.uniform(-0.8, 0.8, (10, 2))

@@ -329,7 +329,7 @@ def test_the_command_from_basis_to_maps(here: Path) -> None:
 def test_bad_requests_end_in_one_line(refuse: Callable[..., str]) -> None:
     fit: tuple[str, ...] = ("fit", "c", "b", "-o", "x", "--method", "perk")
     assert "b.perk.h5 does not exist: --method perk needs it; make it with 'crbsvd basis --perk'" in refuse(*fit)
-    assert "--fit-starts and --signals belong to --method nlls" in refuse(*fit, "--fit-starts", "2")
+    assert "--fit-starts, --signals and --bounds belong to --method nlls" in refuse(*fit, "--fit-starts", "2")
     basis = ("basis", "spec.toml", "-o", "x", *cli_case.SIZES)
     assert "--perk learns from the dictionary, but --atoms is none" in refuse(*basis, "--perk", "--atoms", "none")
     assert "2 coefficients cannot tell M0 and 2 parameters" in refuse(*basis, "--perk", "--rank", "2")

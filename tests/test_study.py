@@ -153,6 +153,26 @@ def test_what_the_fit_holds_is_no_unknown_of_the_bound(folder: Path) -> None:
         assert other.crb == pytest.approx(one.crb, rel=1e-6)
     unknown = 1 / crb.orthogonalise(signal, jac, targets=[0]).norm[0, 0] / 50
     assert unknown > 1.01 * held[0].crb
+    # bounds free it, or hold what the prior leaves free
+    wide = Way(method="nlls", start="truth", bounds=("B1=0.8:1.2",))
+    rows = made("wide", measurements=2, way=wide, settings=("b1=true",), at=[f"{AT},B1=1"]).rows
+    assert rows[0].crb == pytest.approx(unknown, rel=1e-9)
+    alone = made("alone", measurements=2, way=Way(method="nlls", start="truth", bounds=("T2=0.06:0.06",))).rows
+    assert {row.parameter for row in alone} == {"T1"}
+    assert alone[0].crb == pytest.approx(1 / crb.orthogonalise(signal, jac[:, :1]).norm[0, 0] / 50, rel=1e-6)
+
+
+def test_bounds_are_where_estimates_end(folder: Path) -> None:
+    """At an SNR where T1 is hardly known half of the fits end at a bound on the truth; wide bounds leave none there."""
+    options: dict[str, Any] = {"snr": 50.0, "measurements": 400, "ranks": (5,), "crb_weights": (0.5,)}
+    for start in ("truth", "dictionary"):
+        way = Way(method="nlls", start=start, bounds=("T1=0.2:0.81",))
+        (one, _) = made(f"narrow-{start}", way=way, **options).rows
+        # half, to three standard deviations of a binomial of 400
+        assert abs(one.edge - 200) < 3 * 10
+        assert one.bias < -5 * one.bias_se
+    (two, _) = made("wide", way=Way(method="nlls", bounds=("T1=0.05:20",)), **options).rows
+    assert two.edge == 0
 
 
 def test_matching_ends_on_the_grid_and_refining_off_it(folder: Path) -> None:
@@ -208,6 +228,7 @@ def test_what_does_not_go_together() -> None:
     for way, message in (
         (Way(start="truth"), "belong to --method nlls"),
         (Way(method="perk", signals="exact"), "belong to --method nlls"),
+        (Way(bounds=("p0=0:1",)), "belong to --method nlls"),
         (Way(method="nlls", refine=True), "--refine belongs"),
         (Way(method="nlls", start="truth", fit_starts=2), "--start truth has none"),
     ):
@@ -226,14 +247,15 @@ def test_what_does_not_go_together() -> None:
 def test_draws_lie_in_the_prior_and_off_its_grid() -> None:
     model = models.build({"name": "mrf-fisp"})
     prior = PRESETS["t1-t2"].thinned(2000, model.parameters)
-    theta = chosen(model.parameters, prior, random=50, seed=3)
     atoms = prior.atoms(model.parameters)[0].theta
+    box = Box.around(model.parameters, atoms)
+    theta = chosen(box, prior, random=50, seed=3)
     assert theta.shape == (50, 2)
     assert np.all((theta >= atoms.min(axis=0)) & (theta <= atoms.max(axis=0)))
     assert np.all(theta[:, 1] <= theta[:, 0])
     assert not np.isin(theta, atoms).any()
-    assert np.array_equal(theta, chosen(model.parameters, prior, random=50, seed=3))
-    assert not np.array_equal(theta, chosen(model.parameters, prior, random=50, seed=4))
+    assert np.array_equal(theta, chosen(box, prior, random=50, seed=3))
+    assert not np.array_equal(theta, chosen(box, prior, random=50, seed=4))
 
 
 def test_several_are_drawn_relative_to_their_bounds() -> None:

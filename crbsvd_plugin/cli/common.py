@@ -125,6 +125,10 @@ _FITTING = {
         "--signals", type=click.Choice(["emulated", "exact"]),
         help="nlls: signals of a polynomial that is as good (default for up to 5 parameters), or of the model itself.",
     ),
+    "bounds": click.option(
+        "--bounds", multiple=True, metavar="NAME=LOW:HIGH",
+        help="nlls: range of a parameter instead of the dictionary's, e.g. m0s=0:0.5; may be repeated.",
+    ),
     "b1": click.option(
         "--b1", metavar="FILE", callback=file_name,
         help="Measured map of B1 (NIfTI, relative or percent), not to be fitted then.",
@@ -315,7 +319,9 @@ def _as_one(argument: str, options: dict[str, Callable[[Any], Any]]) -> Callable
 
 fitting_options = _as_one("fitting", _FITTING)
 """Give a verb that fits maps the options of `fit.fitter.prepared` and --std, as one argument `fitting`."""
-estimating_options = _as_one("estimating", {k: _FITTING[k] for k in ("method", "refine", "fit_starts", "signals")})
+estimating_options = _as_one(
+    "estimating", {k: _FITTING[k] for k in ("method", "refine", "fit_starts", "signals", "bounds")}
+)
 """Give a verb that fits without images the options of `bench.Way`, as one argument `estimating`."""
 reading_options = _as_one("settings", _READING)
 """Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""

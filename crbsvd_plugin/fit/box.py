@@ -99,6 +99,19 @@ class Box:
         i = self.index(name)
         return float(self.low[i]), float(self.high[i])
 
+    def replaced(self, ranges: Mapping[str, Sequence[float]]) -> Box:
+        """Return the box with other ranges, by name, for some parameters; they may be wider.
+
+        Raises
+        ------
+        UserError
+            A name is unknown, or a range is empty or reaches beyond that of the model.
+        """
+        low, high = self.low.copy(), self.high.copy()
+        for name, ends in ranges.items():
+            low[self.index(name)], high[self.index(name)] = ends
+        return Box(self.parameters, low, high)
+
     def narrowed(self, bounds: Mapping[str, Sequence[float]]) -> Box:
         """Return the box with other ranges, by name, for some parameters.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from ..dictionary import Dictionary
 from ..errors import UserError
 from ..progress import Report, counted, silent
 from . import nlls, perk
+from .bounds import bounded
 from .box import Box
 from .emulator import MOST_PARAMETERS, Emulator, emulate
 from .fixed import beyond, match_fixed, slabs
@@ -127,6 +128,7 @@ def prepared(
     refine: bool = False,
     n_starts: int = 1,
     signals: Signals | None = None,
+    bounds: Sequence[str] = (),
     known: Collection[str] = (),
     report: Report = silent,
 ) -> Fitter:
@@ -137,7 +139,7 @@ def prepared(
     basis : Basis
         The basis, whose sidecar says what the model is.
     dictionary : Dictionary
-        Its dictionary, whose ranges are those of the fit.
+        Its dictionary, whose ranges are those of the fit unless there are `bounds`.
     method : {"matching", "nlls", "perk"}
         The best atom, nonlinear least squares from there, or kernel regression.
     name : str, optional
@@ -150,6 +152,8 @@ def prepared(
         Distinct starts of each voxel, for nlls.
     signals : {"emulated", "exact"}, optional
         For nlls: a polynomial (see `emulator`), or the model itself; None: a polynomial unless parameters are too many.
+    bounds : sequence of str
+        For nlls: ranges other than those of the dictionary, see `bounds.bounded`. Atoms outside are no starts.
     known : collection of str
         Parameters of which there will be maps.
     report : callable
@@ -158,15 +162,17 @@ def prepared(
     Raises
     ------
     UserError
-        An option does not belong to the method, the dictionary has no derivatives to refine with, there are too few
-        coefficients, there can be no emulator, or nothing was trained for this basis.
+        An option does not belong to the method, no atom is within the bounds, the dictionary has no derivatives to
+        refine with, there are too few coefficients, there can be no emulator, or nothing was trained for this basis.
     ValueError
         perk is not told the name of the basis.
     """
     if n_starts < 1:
         raise UserError(f"--fit-starts is {n_starts}, expected at least 1")
-    if method != "nlls" and (n_starts != 1 or signals is not None):
-        raise UserError("--fit-starts and --signals belong to --method nlls; leave them out, or take that method")
+    if method != "nlls" and (n_starts != 1 or signals is not None or bounds):
+        raise UserError(
+            "--fit-starts, --signals and --bounds belong to --method nlls; leave them out, or take that method"
+        )
     if method != "matching" and refine:
         raise UserError("--refine belongs to --method matching; leave one of them out")
     if method == "matching":
@@ -179,7 +185,9 @@ def prepared(
         if name is None:
             raise ValueError("perk needs the name of the basis")
         return Fitter(dictionary, mask_level, perk=Perk.load(name, basis))
-    box = Box.around(dictionary.parameters, dictionary.theta)
+    box = bounded(Box.around(dictionary.parameters, dictionary.theta), bounds)
+    if bounds:
+        dictionary = dictionary.within(box.low, box.high)
     nlls.check_rank(
         basis.rank, sum(free and p.name not in known for p, free in zip(box.parameters, box.free, strict=True))
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _VOXELS = 8192
 _DAMPING = 1e-3
+# beyond this no step is left, and its square is still a number
+_MOST = 1e100
 _TRUSTED = 0.25
 
 
@@ -242,8 +244,8 @@ def minimise(
         now.put(left[better], there.at(better))
         # Nielsen: the better the prediction the less damping, and ever faster more of it where it fails
         less = np.maximum(1 / 3, 1 - (2 * np.minimum(ratio, 1) - 1) ** 3)
-        damping[left] *= np.where(better, less, growth[left])
-        growth[left] = np.where(better, 2.0, 2 * growth[left])
+        damping[left] = np.minimum(damping[left] * np.where(better, less, growth[left]), _MOST)
+        growth[left] = np.where(better, 2.0, np.minimum(2 * growth[left], _MOST))
         done = np.linalg.norm(step, axis=1) < stopping.xtol
         done |= (gain < stopping.ftol * here.cost) & (ratio > _TRUSTED)
         done |= better & (_slope(there, limits) < stopping.gtol)
