@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from ..model import Parameter, checked
+from ..model import Defaults, Parameter, checked
 from . import epg, slice_profile
 from .schedule import Schedule
 
@@ -77,6 +77,7 @@ class MrfFisp:
     """
 
     name = "mrf-fisp"
+    defaults = Defaults("mao-mrf-table1", "t1-t2")
 
     def __init__(
         self,
@@ -171,7 +172,7 @@ class MrfFisp:
         ValueError
             theta has the wrong shape or lies outside the range of the parameters.
         """
-        return self._simulate(theta, tangents=0)[:, 0]
+        return self._simulate(theta, tangents=())[:, 0]
 
     def signal_and_jacobian(self, theta: NDArray[Any]) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
         """Return the signals (B, T) and their derivatives (B, P, T) in 1/s (B1: relative).
@@ -181,7 +182,7 @@ class MrfFisp:
         ValueError
             theta has the wrong shape or lies outside the range of the parameters.
         """
-        rows = self._simulate(theta, tangents=len(self.parameters))
+        rows = self._simulate(theta, tangents=epg.tangents(self.parameters))
         return rows[:, 0], rows[:, 1:]
 
     def _build(self) -> Schedule:
@@ -192,9 +193,9 @@ class MrfFisp:
             schedule.pulse(angle, phase).read(self.te, phase).relax(tr).shift()
         return schedule
 
-    def _simulate(self, theta: NDArray[Any], *, tangents: int) -> NDArray[np.complex128]:
-        theta = self._checked(theta)
-        rows = np.empty((len(theta), 1 + tangents, self.n_frames), np.complex128)
+    def _simulate(self, theta: NDArray[Any], *, tangents: Sequence[int]) -> NDArray[np.complex128]:
+        theta = epg.columns(checked(theta, self.parameters), self.parameters)
+        rows = np.empty((len(theta), 1 + len(tangents), self.n_frames), np.complex128)
         # The first repetition's end changes the second by at most exp(-x), x = recovery / T1,
         # and T1 d/dT1 of it by x exp(-x): where both are below the accuracy it is not simulated
         x = np.full(len(theta), np.inf) if self.recovery is None else self.recovery / theta[:, 0]
@@ -212,9 +213,3 @@ class MrfFisp:
         """Two repetitions, transverse magnetisation crushed in between; only the second records."""
         rest = self._build().relax(self.recovery or 0.0).spoil()
         return rest.silenced() + self._build()
-
-    def _checked(self, theta: NDArray[Any]) -> NDArray[np.float64]:
-        theta = checked(theta, self.parameters)
-        if self.b1:
-            return theta
-        return np.concatenate([theta, np.ones((len(theta), 1))], axis=1)
