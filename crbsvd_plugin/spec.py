@@ -200,14 +200,14 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def _prior(content: object, key: str, parameters: Sequence[Parameter]) -> Prior:
-    """Return a preset by its name, or the prior of a table, which is known to fit the model."""
+    """Return what the model has of a preset by its name, or the prior of a table, which is known to fit the model."""
     if not isinstance(content, Mapping):
         if not isinstance(content, str) or content not in PRESETS:
             raise UserError(
                 f"{key} {content!r} is unknown, expected a table or one of: {', '.join(PRESETS)}"
                 f"{nearest(str(content), PRESETS)}"
             )
-        return PRESETS[content]
+        return PRESETS[content].of(parameters)
     _check_keys(content, key, ["tissues"], ["name", "ordered"])
     name, ordered, tissues = content.get("name", key), content.get("ordered", []), content["tissues"]
     if not isinstance(name, str):

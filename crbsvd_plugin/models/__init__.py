@@ -13,7 +13,12 @@ import numpy as np
 from ..errors import UserError, nearest
 from ..model import SignalModel
 
-_MODELS = {"mrf-fisp": ("fisp", "MrfFisp"), "qmt-hsfp": ("qmt.hsfp", "QmtHsfp")}
+_MODELS = {
+    "mrf-fisp": ("fisp", "MrfFisp"),
+    "qmt-hsfp": ("qmt.hsfp", "QmtHsfp"),
+    "fse": ("fse", "Fse"),
+    "mese": ("fse", "Mese"),
+}
 
 
 def names() -> tuple[str, ...]:
