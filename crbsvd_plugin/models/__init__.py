@@ -18,6 +18,7 @@ _MODELS = {
     "qmt-hsfp": ("qmt.hsfp", "QmtHsfp"),
     "fse": ("fse", "Fse"),
     "mese": ("fse", "Mese"),
+    "ir-flash": ("ir_flash", "IrFlash"),
 }
 
 

@@ -138,7 +138,7 @@ class Mese(Fse):
     --------
     >>> model = Mese(n_echoes=3)
     >>> model.signal([[0.1, 0.9]]).real.round(4).tolist()  # T2, B1
-    [[0.8718, 0.8099, 0.717]]
+    [[0.8718, 0.8118, 0.7145]]
     """
 
     name = "mese"
