@@ -89,7 +89,7 @@ class Spec:
     @property
     def rank(self) -> int:
         """The rank of a basis where none is asked for."""
-        return _defaults(self.model).rank
+        return min(_defaults(self.model).rank, self.model.n_frames)
 
     @property
     def tolerance(self) -> float | None:

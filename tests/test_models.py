@@ -61,7 +61,7 @@ def test_default_priors_fit_the_model_with_and_without_b1(name: str) -> None:
 def test_from_the_command_to_a_basis(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With its default priors and rank; what `info` says is of this model."""
     settings = [word for setting in models_case.SMALL[name] for word in ("--set", setting)]
-    rank = min(small(name).rank, small(name).model.n_frames)
+    rank = small(name).rank
     out = str(tmp_path / "b")
     assert main(["basis", name, *settings, "-o", out, "--rank", str(rank), "--train", "120", "--atoms", "60"]) == 0
     assert main(["info", out]) == 0

@@ -19,6 +19,7 @@ _MODELS = {
     "fse": ("fse", "Fse"),
     "mese": ("fse", "Mese"),
     "ir-flash": ("ir_flash", "IrFlash"),
+    "mgre": ("mgre", "Mgre"),
 }
 
 
