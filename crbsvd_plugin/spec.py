@@ -189,13 +189,16 @@ def _literal(value: str) -> Any:
 
 
 def _plain(value: Any, key: str) -> Any:
-    """Turn strings with units into SI numbers, in lists too."""
-    if key == "name" or value is None or isinstance(value, bool | int | float):
+    """Turn strings with units into SI numbers, in lists and in tables of lists too."""
+    if key in ("name", "kind") or value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
         return None if value == "none" else quantity(value)
     if isinstance(value, list):
-        return [_plain(item, key) for item in value]
+        return [
+            {k: _plain(v, k) for k, v in item.items()} if isinstance(item, dict) else _plain(item, key)
+            for item in value
+        ]
     raise UserError(f"{key} is {value!r}, expected a number, a quantity or a list of them")
 
 

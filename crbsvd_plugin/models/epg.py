@@ -41,7 +41,7 @@ import numpy as np
 
 from .. import threads
 from ..jit import kernel, prange
-from .schedule import INVERT, PULSE, READ, RELAX, SHIFT
+from .schedule import INVERT, PREPARE, PULSE, READ, RELAX, SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -311,6 +311,10 @@ def _run(schedule, turns, nodes, step, weight, theta, row_of, unit, g, h, z, out
                 h[row, at_h : at_h + n] = 0
                 if code == INVERT:
                     _scale(z[row, :n], -x)
+                elif code == PREPARE:
+                    _scale(z[row, :n], np.exp(-x / t2))
+            if code == PREPARE and of_t2 > 0:
+                _add_scaled(z[of_t2, :n], z[0, :n], x / (t2 * t2))
 
 
 @kernel(parallel=True)
