@@ -170,6 +170,21 @@ _T2_GRID = Prior(
     (Tissue("all", {"T2": Grid(0.005, 3.0, 300, "log"), "T1": Grid(0.25, 6.0, 6, "log"), "B1": Grid(0.6, 1.3, 14)}),),
 )
 _T1_GRID = Prior("t1-grid", (Tissue("all", {"T1": Grid(0.1, 6.0, 1000, "log"), "B1": Grid(0.6, 1.3, 28)}),))
+_T1_T2_W0 = Prior(
+    "t1-t2-w0",
+    (
+        Tissue(
+            "all",
+            {
+                "T1": Grid(0.1, 6.0, 80, "log"),
+                "T2": Grid(0.008, 3.0, 80, "log"),
+                "w0": Grid(-90 * math.pi, 90 * math.pi, 31),
+                "B1": Grid(0.6, 1.3, 8),
+            },
+        ),
+    ),
+    ordered=(("T2", "T1"),),
+)
 # From brain to liver at 3 T, without and with fat; shims of +-80 Hz
 _GRE_W0 = Uniform(-160 * math.pi, 160 * math.pi)
 _GRE_3T = Prior(
@@ -195,11 +210,12 @@ _R2STAR_GRID = Prior(
 )
 
 PRESETS = {prior.name: prior for prior in (
-    _MAO_MRF_TABLE1, _RELAXATION, _NIST, _MAO_TABLE1, _CRBBASIS, _QMT_TISSUE, _TISSUE_3T, _T2_GRID, _T1_GRID,
+    _MAO_MRF_TABLE1, _RELAXATION, _NIST, _MAO_TABLE1, _CRBBASIS, _QMT_TISSUE, _TISSUE_3T, _T2_GRID, _T1_GRID, _T1_T2_W0,
     _GRE_3T, _R2STAR_GRID,
 )}  # fmt: skip
 """Table I of the paper for MRF-FISP (`mao-mrf-table1`) and magnetisation transfer (`mao-table1`), what its authors'
 public example has for the latter (`crbbasis`), and to fit with: relaxation times without holes (`t1-t2`), those of
 vials (`nist`), both pools without holes (`qmt-tissue`). For models of one pool, what they have of T1, T2, B1 and w0 of
 tissue, fat and fluid at 3 T (`tissue-3t`), decay, fat fraction and off-resonance of gradient echoes (`gre-3t`), and
-grids to fit with that are named by what they resolve (`t1-grid`, `t2-grid`, `r2star-grid`)."""
+grids to fit with that are named by what they resolve (`t1-grid`, `t2-grid`, `t1-t2-w0`,
+`r2star-grid`)."""

@@ -51,7 +51,9 @@ def command(
     dry_run: bool,
     force: bool,
 ) -> None:
-    """Make the CRB-SVD basis of SPEC, a built-in model (mrf-fisp, qmt-hsfp, fse, mese, ir-flash, mgre) or a TOML file.
+    """Make the CRB-SVD basis of SPEC, a built-in model or a TOML file.
+
+    Models: mrf-fisp, qmt-hsfp, fse, mese, ir-flash, mgre, bssfp-mrf.
 
     Written for BART as NAME.cfl with dims 1 1 1 1 1 T K, with its provenance in NAME.json and
     the dictionary to match with in NAME.h5, and with --perk a trained regression in NAME.perk.h5.

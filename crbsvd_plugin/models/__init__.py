@@ -20,6 +20,7 @@ _MODELS = {
     "mese": ("fse", "Mese"),
     "ir-flash": ("ir_flash", "IrFlash"),
     "mgre": ("mgre", "Mgre"),
+    "bssfp-mrf": ("bssfp", "BssfpMrf"),
 }
 
 
