@@ -40,6 +40,26 @@ class Parameter:
             raise ValueError(f"a parameter is called {self.name!r}, which in tables is the signal itself")
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """What a model suggests where a user says nothing: its class attribute ``defaults``, which it need not have.
+
+    Parameters
+    ----------
+    prior, fit_prior : str, optional
+        Names of the presets for its basis and for its dictionary.
+    rank : int
+        Number of coefficients.
+    tolerance : float, optional
+        Share of the energy that may fall outside of the fold's subspace; the fold's own if not given.
+    """
+
+    prior: str | None = None
+    fit_prior: str | None = None
+    rank: int = 5
+    tolerance: float | None = None
+
+
 @runtime_checkable
 class SignalModel(Protocol):
     """A map from tissue parameters to a time series of T frames.

@@ -153,7 +153,69 @@ _QMT_TISSUE = Prior(
     ordered=_SLOWER,
 )
 
-PRESETS = {prior.name: prior for prior in (_MAO_MRF_TABLE1, _RELAXATION, _NIST, _MAO_TABLE1, _CRBBASIS, _QMT_TISSUE)}
+# One table for models of one pool: relaxation of healthy tissue at 3 T (Stanisz et al., Magn Reson Med 54:507 (2005),
+# doi 10.1002/mrm.20605; fat: Table I), transmit fields of brain and knee, and shims of +-40 Hz
+_TISSUE_FIELDS: dict[str, Distribution] = {"B1": Uniform(0.7, 1.15), "w0": Uniform(-80 * math.pi, 80 * math.pi)}
+_TISSUE_3T = Prior(
+    "tissue-3t",
+    (
+        Tissue("tissue", {"T1": Uniform(0.6, 2.0), "T2": Uniform(0.02, 0.2, "log"), **_TISSUE_FIELDS}, n=40_000),
+        Tissue("fat", {"T1": Uniform(0.25, 0.55), "T2": Uniform(0.06, 0.14), **_TISSUE_FIELDS}, n=5_000),
+        Tissue("fluid", {"T1": Uniform(2.5, 5.0), "T2": Uniform(0.4, 2.5, "log"), **_TISSUE_FIELDS}, n=5_000),
+    ),
+)
+# To match T2 with: T1 has little effect, and B1 a smooth one
+_T2_GRID = Prior(
+    "t2-grid",
+    (Tissue("all", {"T2": Grid(0.005, 3.0, 300, "log"), "T1": Grid(0.25, 6.0, 6, "log"), "B1": Grid(0.6, 1.3, 14)}),),
+)
+_T1_GRID = Prior("t1-grid", (Tissue("all", {"T1": Grid(0.1, 6.0, 1000, "log"), "B1": Grid(0.6, 1.3, 28)}),))
+_T1_T2_W0 = Prior(
+    "t1-t2-w0",
+    (
+        Tissue(
+            "all",
+            {
+                "T1": Grid(0.1, 6.0, 80, "log"),
+                "T2": Grid(0.008, 3.0, 80, "log"),
+                "w0": Grid(-90 * math.pi, 90 * math.pi, 31),
+                "B1": Grid(0.6, 1.3, 8),
+            },
+        ),
+    ),
+    ordered=(("T2", "T1"),),
+)
+# From brain to liver at 3 T, without and with fat; shims of +-80 Hz
+_GRE_W0 = Uniform(-160 * math.pi, 160 * math.pi)
+_GRE_3T = Prior(
+    "gre-3t",
+    (
+        Tissue("water", {"R2star": Uniform(10, 200, "log"), "FF": Uniform(0, 0.1), "w0": _GRE_W0}, n=20_000),
+        Tissue("mixed", {"R2star": Uniform(20, 200, "log"), "FF": Uniform(0.1, 0.8), "w0": _GRE_W0}, n=20_000),
+        Tissue("fat", {"R2star": Uniform(20, 100, "log"), "FF": Uniform(0.8, 1), "w0": _GRE_W0}, n=10_000),
+    ),
+)
+_R2STAR_GRID = Prior(
+    "r2star-grid",
+    (
+        Tissue(
+            "all",
+            {
+                "R2star": Grid(3.0, 600.0, 60, "log"),
+                "FF": Grid(-0.05, 1.1, 23),
+                "w0": Grid(-200 * math.pi, 200 * math.pi, 81),
+            },
+        ),
+    ),
+)
+
+PRESETS = {prior.name: prior for prior in (
+    _MAO_MRF_TABLE1, _RELAXATION, _NIST, _MAO_TABLE1, _CRBBASIS, _QMT_TISSUE, _TISSUE_3T, _T2_GRID, _T1_GRID, _T1_T2_W0,
+    _GRE_3T, _R2STAR_GRID,
+)}  # fmt: skip
 """Table I of the paper for MRF-FISP (`mao-mrf-table1`) and magnetisation transfer (`mao-table1`), what its authors'
 public example has for the latter (`crbbasis`), and to fit with: relaxation times without holes (`t1-t2`), those of
-vials (`nist`), both pools without holes (`qmt-tissue`)."""
+vials (`nist`), both pools without holes (`qmt-tissue`). For models of one pool, what they have of T1, T2, B1 and w0 of
+tissue, fat and fluid at 3 T (`tissue-3t`), decay, fat fraction and off-resonance of gradient echoes (`gre-3t`), and
+grids to fit with that are named by what they resolve (`t1-grid`, `t2-grid`, `t1-t2-w0`,
+`r2star-grid`)."""

@@ -250,6 +250,15 @@ class Prior:
         ]
         return replace(thin, tissues=tuple(tissues))
 
+    def of(self, parameters: Sequence[Parameter]) -> Prior:
+        """Return the prior without the values of what a model lacks, and without the pairs that it cannot order."""
+        names = [parameter.name for parameter in parameters]
+        tissues = tuple(
+            replace(tissue, values={name: values for name, values in tissue.values.items() if name in names})
+            for tissue in self.tissues
+        )
+        return replace(self, tissues=tissues, ordered=tuple(p for p in self.ordered if all(n in names for n in p)))
+
     def shifted(self) -> Prior:
         """Return the prior with other points of the same distributions.
 

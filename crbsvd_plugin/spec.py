@@ -43,7 +43,7 @@ import numpy as np
 from . import models
 from .distribution import Distribution, Grid, Normal, Reciprocal, Uniform, fixed
 from .errors import UserError, nearest
-from .model import Parameter, SignalModel
+from .model import Defaults, Parameter, SignalModel
 from .models.qmt import train
 from .presets import PRESETS
 from .prior import Prior, Tissue
@@ -70,14 +70,6 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reciprocal-normal": (("mean", "sd", "low"), ("high",)),
 }
 _RECIPROCAL = {"s": "1/s", "1/s": "s"}
-_PRIORS = {
-    "mrf-fisp": {"prior": "mao-mrf-table1", "fit_prior": "t1-t2"},
-    "qmt-hsfp": {"prior": "mao-table1", "fit_prior": "qmt-tissue"},
-}
-_RANKS = {"qmt-hsfp": 15}  # the paper's; ten real unknowns
-_RANK = 5
-# these ring in thousands of dimensions of next to no energy (docs/design.md); losses change by 4e-6
-_TOLERANCES = {"qmt-hsfp": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -97,12 +89,12 @@ class Spec:
     @property
     def rank(self) -> int:
         """The rank of a basis where none is asked for."""
-        return _RANKS.get(self.model.spec["name"], _RANK)
+        return min(_defaults(self.model).rank, self.model.n_frames)
 
     @property
     def tolerance(self) -> float | None:
         """The share of the energy that may fall outside of the fold's subspace; None: the fold's own."""
-        return _TOLERANCES.get(self.model.spec["name"])
+        return _defaults(self.model).tolerance
 
 
 def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
@@ -132,9 +124,15 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
         content |= train.settings(content.pop("train"), folder, content)
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
     model = models.build({key: _plain(value, key) for key, value in content.items()})
-    chosen = _PRIORS.get(content["name"], {}) | named
-    prior, fit_prior = (_prior(chosen.get(key), key, model.parameters) for key in ("prior", "fit_prior"))
+    suggested = _defaults(model)
+    chosen = {"prior": suggested.prior, "fit_prior": suggested.fit_prior} | named
+    prior, fit_prior = (_prior(content, key, model.parameters) for key, content in chosen.items())
     return Spec(model, prior, fit_prior)
+
+
+def _defaults(model: SignalModel) -> Defaults:
+    """Return what a model suggests; one that says nothing has the rank of most and no priors."""
+    return getattr(model, "defaults", Defaults())
 
 
 def quantity(text: str, *, si: str | None = None) -> float:
@@ -211,25 +209,28 @@ def _literal(value: str) -> Any:
 
 
 def _plain(value: Any, key: str) -> Any:
-    """Turn strings with units into SI numbers, in lists too."""
-    if key == "name" or value is None or isinstance(value, bool | int | float):
+    """Turn strings with units into SI numbers, in lists and in tables of lists too."""
+    if key in ("name", "kind") or value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
         return None if value == "none" else quantity(value)
     if isinstance(value, list):
-        return [_plain(item, key) for item in value]
+        return [
+            {k: _plain(v, k) for k, v in item.items()} if isinstance(item, dict) else _plain(item, key)
+            for item in value
+        ]
     raise UserError(f"{key} is {value!r}, expected a number, a quantity or a list of them")
 
 
 def _prior(content: object, key: str, parameters: Sequence[Parameter]) -> Prior:
-    """Return a preset by its name, or the prior of a table, which is known to fit the model."""
+    """Return what the model has of a preset by its name, or the prior of a table, which is known to fit the model."""
     if not isinstance(content, Mapping):
         if not isinstance(content, str) or content not in PRESETS:
             raise UserError(
                 f"{key} {content!r} is unknown, expected a table or one of: {', '.join(PRESETS)}"
                 f"{nearest(str(content), PRESETS)}"
             )
-        return PRESETS[content]
+        return PRESETS[content].of(parameters)
     _check_keys(content, key, ["tissues"], ["name", "ordered"])
     name, ordered, tissues = content.get("name", key), content.get("ordered", []), content["tissues"]
     if not isinstance(name, str):

@@ -18,7 +18,7 @@ from . import common
     callback=common.file_name,
     help="Name of the basis: NAME.cfl, NAME.hdr, NAME.json, NAME.h5.",
 )
-@click.option("--rank", type=int, help="Number of coefficients K; else 5, of qmt-hsfp 15.")
+@click.option("--rank", type=int, help="Number of coefficients K; else what the model suggests, mostly 5.")
 @click.option(
     "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
 )
@@ -51,7 +51,9 @@ def command(
     dry_run: bool,
     force: bool,
 ) -> None:
-    """Make the CRB-SVD basis of SPEC, a built-in model (mrf-fisp, qmt-hsfp) or a TOML file.
+    """Make the CRB-SVD basis of SPEC, a built-in model or a TOML file.
+
+    Models: mrf-fisp, qmt-hsfp, fse, mese, ir-flash, mgre, bssfp-mrf.
 
     Written for BART as NAME.cfl with dims 1 1 1 1 1 T K, with its provenance in NAME.json and
     the dictionary to match with in NAME.h5, and with --perk a trained regression in NAME.perk.h5.

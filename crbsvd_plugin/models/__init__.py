@@ -13,7 +13,15 @@ import numpy as np
 from ..errors import UserError, nearest
 from ..model import SignalModel
 
-_MODELS = {"mrf-fisp": ("fisp", "MrfFisp"), "qmt-hsfp": ("qmt.hsfp", "QmtHsfp")}
+_MODELS = {
+    "mrf-fisp": ("fisp", "MrfFisp"),
+    "qmt-hsfp": ("qmt.hsfp", "QmtHsfp"),
+    "fse": ("fse", "Fse"),
+    "mese": ("fse", "Mese"),
+    "ir-flash": ("ir_flash", "IrFlash"),
+    "mgre": ("mgre", "Mgre"),
+    "bssfp-mrf": ("bssfp", "BssfpMrf"),
+}
 
 
 def names() -> tuple[str, ...]:

@@ -16,6 +16,8 @@ all states are real, and the same source is compiled to real arithmetic. The sig
 turned back by the receiver's phase. A gradient that dephases by 2 pi per voxel moves g_k to
 g_(k+1) and h_(k+1) to h_k; the new g_0 is conj(h_0) (F+0 is the conjugate of F-0).
 
+Off resonance by w0, g turns by exp(i w0 t) in the time t and h by exp(-i w0 t), as F_k and conj(F_-k) do.
+
 A tangent row holds the derivative of all states with respect to one parameter; pulses, shifts
 and relaxation act on it linearly, with a source term where the operator depends on the parameter.
 
@@ -39,12 +41,17 @@ import numpy as np
 
 from .. import threads
 from ..jit import kernel, prange
-from .schedule import INVERT, PULSE, READ, RELAX, SHIFT
+from .schedule import INVERT, PREPARE, PULSE, READ, RELAX, SHIFT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-T1, T2, B1 = range(3)
+    from ..model import Parameter
+
+T1, T2, B1, W0 = range(4)
+COLUMNS = ("T1", "T2", "B1", "w0")
 """Columns of theta that the engine knows, in this order."""
 
 
@@ -76,6 +83,18 @@ def hard_pulse(largest: float, step: float = 2e-3) -> PulseTable:
     half = np.arange(int(np.ceil(largest / step)) + 2) * step / 2
     nodes = np.stack([np.cos(half), np.sin(half), -np.sin(half) / 2, np.cos(half) / 2], axis=-1)
     return PulseTable(step, nodes[None], np.ones(1))
+
+
+def tangents(parameters: Sequence[Parameter]) -> list[int]:
+    """Return the columns of the engine's theta that a model's parameters are."""
+    return [COLUMNS.index(parameter.name) for parameter in parameters]
+
+
+def columns(theta: NDArray[np.float64], parameters: Sequence[Parameter], t1: float = np.inf) -> NDArray[np.float64]:
+    """Return the engine's theta (B, 4) of a model's (B, P); what it lacks is `t1`, no decay by T2, B1 = 1, w0 = 0."""
+    full = np.tile([t1, np.inf, 1.0, 0.0], (len(theta), 1))
+    full[:, tangents(parameters)] = theta
+    return full
 
 
 def n_states(schedule: NDArray[np.float64], t2: NDArray[np.float64], accuracy: float) -> NDArray[np.int64]:
@@ -113,7 +132,7 @@ def simulate(
     pulses: PulseTable,
     theta: NDArray[np.float64],
     *,
-    tangents: int,
+    tangents: Sequence[int],
     accuracy: float,
 ) -> NDArray[Any]:
     """Return signals and tangents of a batch of tissues.
@@ -124,31 +143,35 @@ def simulate(
         Operators, see `schedule`.
     pulses : PulseTable
         Rotation of the pulses; the signal is the weighted sum over its positions.
-    theta : array (B, 3)
-        T1 [s], T2 [s], B1.
-    tangents : int
-        Number of leading columns of theta to differentiate with respect to, 0 to 3.
+    theta : array (B, 4)
+        T1 [s], T2 [s], B1, w0 [rad/s].
+    tangents : sequence of D ints
+        Columns of theta to differentiate with respect to.
     accuracy : float
         See `n_states`.
 
     Returns
     -------
-    array (B, 1 + tangents, T)
-        Row 0 the signal, the others its derivatives. Times i: real where the states are.
+    array (B, 1 + D, T)
+        Row 0 the signal, the others its derivatives in the order of `tangents`. Times i: real where the states are.
     """
     phases = schedule[np.isin(schedule[:, 0], (PULSE, READ)), 2]
-    real = np.isrealobj(pulses.nodes) and bool(np.all(np.abs(np.sin(phases)) < 1e-15))
+    on_resonance = W0 not in tangents and not theta[:, W0].any()
+    real = on_resonance and np.isrealobj(pulses.nodes) and bool(np.all(np.abs(np.sin(phases)) < 1e-15))
     n_frames = int(np.count_nonzero(schedule[:, 0] == READ))
     dtype = np.float64 if real else np.complex128
     turns = np.cos(schedule[:, 2]) if real else np.exp(1j * schedule[:, 2])
-    out = np.zeros((len(theta), 1 + tangents, n_frames), dtype)
+    out = np.zeros((len(theta), 1 + len(tangents), n_frames), dtype)
+    row_of = np.zeros(theta.shape[1], np.int64)
+    row_of[list(tangents)] = np.arange(1, 1 + len(tangents))
+    unit = np.zeros(1, dtype)[0] if real else np.complex128(1j)
     states = n_states(schedule, theta[:, T2], accuracy)
     nodes = pulses.nodes.astype(dtype)
     # every thread takes an equal run of `order`: deal tissues out so that each gets as many long ones
     by_length = np.argsort(states, kind="stable")
     n_threads = threads.count()
     order = np.concatenate([by_length[start::n_threads] for start in range(n_threads)])
-    _run_batch(schedule, turns, nodes, pulses.step, pulses.weights, theta, order, states, out)
+    _run_batch(schedule, turns, nodes, pulses.step, pulses.weights, theta, row_of, unit, order, states, out)
     return out
 
 
@@ -213,13 +236,15 @@ def _hermite(nodes, step, angle):  # type: ignore[no-untyped-def]
 
 
 @kernel(inline=True)
-def _run(schedule, turns, nodes, step, weight, theta, g, h, z, out):  # type: ignore[no-untyped-def]
+def _run(schedule, turns, nodes, step, weight, theta, row_of, unit, g, h, z, out):  # type: ignore[no-untyped-def]
     """Run a schedule for one tissue and position; add the weighted signals to out.
 
     Orders 0 .. n-1 of g lie at g[:, at_g : at_g + n], those of h at h[:, at_h : at_h + n]:
-    a shift only moves the two windows, into memory that is still zero.
+    a shift only moves the two windows, into memory that is still zero. A tangent's row is `row_of` its column, or 0,
+    which is the signal's; `unit` is i, or 0 where all is real.
     """
-    t1, t2, b1 = theta[0], theta[1], theta[2]
+    t1, t2, b1, w0 = theta[0], theta[1], theta[2], theta[3]
+    of_t1, of_t2, of_b1, of_w0 = row_of[0], row_of[1], row_of[2], row_of[3]
     rows, limit = z.shape[0], z.shape[1]
     g[:] = 0
     h[:] = 0
@@ -239,22 +264,29 @@ def _run(schedule, turns, nodes, step, weight, theta, g, h, z, out):  # type: ig
             for row in range(rows - 1, -1, -1):
                 gr, hr, zr = g[row, at_g : at_g + n], h[row, at_h : at_h + n], z[row, :n]
                 _rotate(gr, hr, zr, a, b)
-                if row == B1 + 1:
+                if row > 0 and row == of_b1:
                     g0, h0 = g[0, at_g : at_g + n], h[0, at_h : at_h + n]
                     _add_turned(gr, hr, zr, g0, h0, z[0, :n], a, b, da, db)
         elif code == RELAX:
-            e1, e2 = np.exp(-x / t1), np.exp(-x / t2)
+            e1, e2, turn = np.exp(-x / t1), np.exp(-x / t2), np.cos(w0 * x) + unit * np.sin(w0 * x)
+            eg, eh = e2 * turn, e2 * np.conj(turn)
             for row in range(rows - 1, -1, -1):
                 gr, hr, zr = g[row, at_g : at_g + n], h[row, at_h : at_h + n], z[row, :n]
-                _scale(gr, e2)
-                _scale(hr, e2)
+                _scale(gr, eg)
+                _scale(hr, eh)
                 _scale(zr, e1)
-                if row == T1 + 1:
+                if row == 0:
+                    continue
+                g0, h0 = g[0, at_g : at_g + n], h[0, at_h : at_h + n]
+                if row == of_t1:
                     _add_scaled(zr, z[0, :n], e1 * x / (t1 * t1))
                     zr[0] -= e1 * x / (t1 * t1)
-                elif row == T2 + 1:
-                    _add_scaled(gr, g[0, at_g : at_g + n], e2 * x / (t2 * t2))
-                    _add_scaled(hr, h[0, at_h : at_h + n], e2 * x / (t2 * t2))
+                elif row == of_t2:
+                    _add_scaled(gr, g0, eg * x / (t2 * t2))
+                    _add_scaled(hr, h0, eh * x / (t2 * t2))
+                elif row == of_w0:
+                    _add_scaled(gr, g0, eg * unit * x)
+                    _add_scaled(hr, h0, -eh * unit * x)
             z[0, 0] += 1 - e1
         elif code == SHIFT:
             at_g -= 1
@@ -264,12 +296,14 @@ def _run(schedule, turns, nodes, step, weight, theta, g, h, z, out):  # type: ig
             for row in range(rows):
                 g[row, at_g] = np.conj(h[row, at_h])
         elif code == READ:
-            e2 = np.exp(-x / t2)
-            back = weight * e2 * np.conj(turns[i])
+            turn = np.cos(w0 * x) + unit * np.sin(w0 * x)
+            back = weight * np.exp(-x / t2) * turn * np.conj(turns[i])
             for row in range(rows):
                 out[row, frame] += back * g[row, at_g]
-            if rows > T2 + 1:
-                out[T2 + 1, frame] += back * x / (t2 * t2) * g[0, at_g]
+            if of_t2 > 0:
+                out[of_t2, frame] += back * x / (t2 * t2) * g[0, at_g]
+            if of_w0 > 0:
+                out[of_w0, frame] += back * unit * x * g[0, at_g]
             frame += 1
         else:
             for row in range(rows):
@@ -277,10 +311,14 @@ def _run(schedule, turns, nodes, step, weight, theta, g, h, z, out):  # type: ig
                 h[row, at_h : at_h + n] = 0
                 if code == INVERT:
                     _scale(z[row, :n], -x)
+                elif code == PREPARE:
+                    _scale(z[row, :n], np.exp(-x / t2))
+            if code == PREPARE and of_t2 > 0:
+                _add_scaled(z[of_t2, :n], z[0, :n], x / (t2 * t2))
 
 
 @kernel(parallel=True)
-def _run_batch(schedule, turns, nodes, step, weights, theta, order, states, out):  # type: ignore[no-untyped-def]
+def _run_batch(schedule, turns, nodes, step, weights, theta, row_of, unit, order, states, out):  # type: ignore[no-untyped-def]
     shifts = 0
     for i in range(schedule.shape[0]):
         shifts += int(schedule[i, 0]) == SHIFT
@@ -292,4 +330,4 @@ def _run_batch(schedule, turns, nodes, step, weights, theta, order, states, out)
         h = np.empty((rows, n + shifts), out.dtype)
         z = np.empty((rows, n), out.dtype)
         for q in range(len(weights)):
-            _run(schedule, turns, nodes[q], step, weights[q], theta[atom], g, h, z, out[atom])
+            _run(schedule, turns, nodes[q], step, weights[q], theta[atom], row_of, unit, g, h, z, out[atom])

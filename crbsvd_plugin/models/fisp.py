@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..model import Parameter, checked
+from ..model import Defaults, Parameter
 from . import epg, slice_profile
-from .schedule import Schedule
+from .blocks import Block, plain
+from .gradient_echo import LONGEST_B1, GradientEchoTrain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_LONGEST_B1 = 2.0
 
 
 def jiang_train() -> NDArray[np.float64]:
@@ -39,7 +37,7 @@ def jiang_train() -> NDArray[np.float64]:
     )
 
 
-class MrfFisp:
+class MrfFisp(GradientEchoTrain):
     """Signals of MRF-FISP by extended phase graphs.
 
     Parameters
@@ -60,6 +58,8 @@ class MrfFisp:
         Rest [s] between the repetitions of the train. The signals are those of the second
         repetition, which all later ones equal but for exp(-train / T1). None: the train
         starts from equilibrium.
+    blocks : sequence of Block
+        Preparations between pulses, see `blocks`.
     slice_positions : int
         Positions across the slice profile whose phase graphs are averaged; 1: ideal pulses.
         For an error of 1e-3 the default train needs about 31 for tissue and 201 for CSF.
@@ -77,6 +77,8 @@ class MrfFisp:
     """
 
     name = "mrf-fisp"
+    dephased = True
+    defaults = Defaults("mao-mrf-table1", "t1-t2")
 
     def __init__(
         self,
@@ -88,63 +90,32 @@ class MrfFisp:
         ti: float | None = 0.02,
         inversion_efficiency: float = 1.0,
         recovery: float | None = 10.0,
+        blocks: Sequence[Block] = (),
         slice_positions: int = 1,
         b1: bool = False,
         accuracy: float = 1e-4,
     ):
-        self.flip_angles = jiang_train() if flip_angles is None else np.array(flip_angles, dtype=np.float64)
-        n = self.n_frames
-        self.phases = np.zeros(n) if phases is None else np.array(phases, dtype=np.float64)
-        self.tr = (
-            np.broadcast_to(np.array(tr, dtype=np.float64), (n,))
-            if np.ndim(tr) == 0
-            else np.array(tr, dtype=np.float64)
-        )
-        self.te, self.ti, self.recovery = te, ti, recovery
-        self.inversion_efficiency = inversion_efficiency
+        angles = jiang_train() if flip_angles is None else np.array(flip_angles, dtype=np.float64)
+        self._set_train(
+            flip_angles=angles, phases=np.zeros(len(angles)) if phases is None else np.array(phases, dtype=np.float64),
+            tr=tr, te=te, ti=ti, inversion_efficiency=inversion_efficiency, recovery=recovery, blocks=blocks,
+        )  # fmt: skip
         self.slice_positions, self.b1, self.accuracy = slice_positions, b1, accuracy
-        self._check()
-        self.parameters: tuple[Parameter, ...] = (
+        self._expect("slice_positions", slice_positions, 1, 10_000)
+        self._expect("accuracy", accuracy, 0, 0.1)
+        self.parameters = (
             Parameter("T1", "s", 1e-3, 20.0),
             Parameter("T2", "s", 1e-3, 20.0),
-            *((Parameter("B1", "", 0.1, _LONGEST_B1, nuisance=True),) if b1 else ()),
+            *((Parameter("B1", "", 0.1, LONGEST_B1, nuisance=True),) if b1 else ()),
         )
         # With phases of 0 and pi the signal of the position -x is the conjugate of that of x
         self._one_side = slice_positions > 1 and bool(np.all(np.abs(np.sin(self.phases)) < 1e-15))
-        largest = float(np.abs(self.flip_angles).max()) * (_LONGEST_B1 if b1 else 1.0)
+        largest = float(np.abs(self.flip_angles).max()) * (LONGEST_B1 if b1 else 1.0)
         self._pulses = (
             epg.hard_pulse(largest)
             if slice_positions == 1
             else slice_profile.selective_pulse(largest, slice_positions, one_side=self._one_side)
         )
-        self._schedule = self._build()
-
-    def _check(self) -> None:
-        n = self.n_frames
-        if n < 1 or self.flip_angles.ndim != 1:
-            raise UserError("mrf-fisp: flip_angles is empty or not a list, expected one angle per frame")
-        for name, values in (("phases", self.phases), ("tr", self.tr)):
-            if values.shape != (n,):
-                raise UserError(f"mrf-fisp: {name} has {values.size} entries, expected {n}, one per flip angle")
-        for name, values in (("flip_angles", self.flip_angles), ("phases", self.phases), ("tr", self.tr)):
-            if not np.isfinite(values).all():
-                raise UserError(f"mrf-fisp: {name} holds {np.count_nonzero(~np.isfinite(values))} non-finite values")
-        if not 0 < self.te < self.tr.min():
-            raise UserError(f"mrf-fisp: te is {self.te} s, expected between 0 and the shortest tr, {self.tr.min()} s")
-        for name, value in (("ti", self.ti), ("recovery", self.recovery)):
-            if value is not None and not 0 <= value < np.inf:
-                raise UserError(f"mrf-fisp: {name} is {value} s, expected at least 0, or none")
-        if not 0 <= self.inversion_efficiency <= 1:
-            raise UserError(f"mrf-fisp: inversion_efficiency is {self.inversion_efficiency}, expected 0 to 1")
-        if not 1 <= self.slice_positions <= 10_000:
-            raise UserError(f"mrf-fisp: slice_positions is {self.slice_positions}, expected 1 (ideal) to 10000")
-        if not 0 <= self.accuracy <= 0.1:
-            raise UserError(f"mrf-fisp: accuracy is {self.accuracy}, expected 0 (all orders) to 0.1")
-
-    @property
-    def n_frames(self) -> int:
-        """Number of pulses T."""
-        return len(self.flip_angles)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -158,63 +129,8 @@ class MrfFisp:
             "ti": self.ti,
             "inversion_efficiency": self.inversion_efficiency,
             "recovery": self.recovery,
+            "blocks": plain(self.blocks),
             "slice_positions": self.slice_positions,
             "b1": self.b1,
             "accuracy": self.accuracy,
         }
-
-    def signal(self, theta: NDArray[Any]) -> NDArray[np.complex128]:
-        """Return the signals (B, T) of theta (B, P), T1 and T2 in s.
-
-        Raises
-        ------
-        ValueError
-            theta has the wrong shape or lies outside the range of the parameters.
-        """
-        return self._simulate(theta, tangents=0)[:, 0]
-
-    def signal_and_jacobian(self, theta: NDArray[Any]) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-        """Return the signals (B, T) and their derivatives (B, P, T) in 1/s (B1: relative).
-
-        Raises
-        ------
-        ValueError
-            theta has the wrong shape or lies outside the range of the parameters.
-        """
-        rows = self._simulate(theta, tangents=len(self.parameters))
-        return rows[:, 0], rows[:, 1:]
-
-    def _build(self) -> Schedule:
-        schedule = Schedule()
-        if self.ti is not None:
-            schedule.invert(self.inversion_efficiency).relax(self.ti)
-        for angle, phase, tr in zip(self.flip_angles, self.phases, self.tr, strict=True):
-            schedule.pulse(angle, phase).read(self.te, phase).relax(tr).shift()
-        return schedule
-
-    def _simulate(self, theta: NDArray[Any], *, tangents: int) -> NDArray[np.complex128]:
-        theta = self._checked(theta)
-        rows = np.empty((len(theta), 1 + tangents, self.n_frames), np.complex128)
-        # The first repetition's end changes the second by at most exp(-x), x = recovery / T1,
-        # and T1 d/dT1 of it by x exp(-x): where both are below the accuracy it is not simulated
-        x = np.full(len(theta), np.inf) if self.recovery is None else self.recovery / theta[:, 0]
-        again = np.zeros(len(theta), bool) if self.recovery is None else np.exp(-x) * np.maximum(x, 1) > self.accuracy
-        for chosen, schedule in ((~again, self._schedule), (again, self._periodic)):
-            if chosen.any():
-                states = epg.simulate(
-                    schedule.rows, self._pulses, theta[chosen], tangents=tangents, accuracy=self.accuracy
-                )
-                rows[chosen] = -1j * (states.real if self._one_side else states)
-        return rows
-
-    @property
-    def _periodic(self) -> Schedule:
-        """Two repetitions, transverse magnetisation crushed in between; only the second records."""
-        rest = self._build().relax(self.recovery or 0.0).spoil()
-        return rest.silenced() + self._build()
-
-    def _checked(self, theta: NDArray[Any]) -> NDArray[np.float64]:
-        theta = checked(theta, self.parameters)
-        if self.b1:
-            return theta
-        return np.concatenate([theta, np.ones((len(theta), 1))], axis=1)

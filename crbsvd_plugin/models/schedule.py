@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Operators, each a row (code, x, y) of the schedule
-PULSE, RELAX, SHIFT, SPOIL, INVERT, READ = range(6)
+PULSE, RELAX, SHIFT, SPOIL, INVERT, PREPARE, READ = range(7)
 
 
 class Schedule:
@@ -41,6 +41,10 @@ class Schedule:
     def invert(self, efficiency: float) -> Schedule:
         """Invert: z_k becomes -efficiency z_k; transverse magnetisation is crushed."""
         return self._add(INVERT, efficiency)
+
+    def prepare(self, time: float) -> Schedule:
+        """T2 preparation of `time` [s]: z_k becomes z_k exp(-time/T2); transverse magnetisation is crushed."""
+        return self._add(PREPARE, time)
 
     def read(self, delay: float, phase: float) -> Schedule:
         """Record the signal as it will be after `delay` [s], received at `phase` [rad].
