@@ -24,6 +24,7 @@ VERBS = {
     "sweep": "Compare every weight and rank of a basis, and say which to take.",
     "study": "Bias and standard deviation of parameters by simulation, beside their bounds.",
     "info": "Say what a basis is.",
+    "check-model": "Is a model right? Shapes, derivatives, determinism, units.",
     "simulate": "Write raw data of a digital phantom, and its true maps.",
     "recon": "Reconstruct coefficient images from raw data.",
     "fit": "Fit maps to coefficient images.",
@@ -44,7 +45,7 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             known = f"{', '.join(VERBS)}{nearest(cmd_name, VERBS)}"
             raise click.UsageError(f"no verb is called {cmd_name!r}, expected one of: {known}", ctx)
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        command: click.Command = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
