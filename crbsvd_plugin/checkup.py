@@ -45,12 +45,7 @@ def examine(model: SignalModel, theta: NDArray[np.float64]) -> Findings:
     Derivatives are compared with differences of five points with the best of several steps. A model that adapts its
     accuracy to theta must be asked for full accuracy, see `models.smooth`.
     """
-    found = Findings()
-    for parameter in model.parameters:
-        if parameter.unit in _NOT_SI:
-            found.problems.append(
-                f"{parameter.name} is in {parameter.unit!r}, expected SI units: {_NOT_SI[parameter.unit]}"
-            )
+    found = Findings(units(model.parameters))
     (b, p), t = theta.shape, model.n_frames
     given = theta.copy()
     signal, jac = (np.asarray(array) for array in model.signal_and_jacobian(given))
@@ -73,6 +68,11 @@ def examine(model: SignalModel, theta: NDArray[np.float64]) -> Findings:
     if not found.problems:
         _compare_derivatives(model, theta, jac, found)
     return found
+
+
+def units(parameters: Sequence[Parameter]) -> list[str]:
+    """Return what is wrong with the units of parameters."""
+    return [f"{p.name} is in {p.unit!r}, expected SI units: {_NOT_SI[p.unit]}" for p in parameters if p.unit in _NOT_SI]
 
 
 def inside(prior: Prior, parameters: Sequence[Parameter], n: int) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Models from outside of the package: what names them, and their priors where nothing is told.
 
-``FILE.py:NAME`` is a class or function of the user's, see `user`. Only what the user names is loaded: a SPEC is part of
-a command line or a TOML file, never of a stream or of the sidecar of a basis.
+``FILE.py:NAME`` is a class or function of the user's, see `user`; a file of arrays is a dictionary, see `table`. Only
+what the user names is loaded: a SPEC is part of a command line or a TOML file, never of a stream or of the sidecar of a
+basis.
 """
 
 from __future__ import annotations
@@ -10,15 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import checkup, models
+from . import arrays, checkup, models, table
 from .distribution import Uniform
-from .errors import UserError
+from .errors import UserError, nearest
 from .model import Parameter, SignalModel
 from .prior import Prior, Tissue
 from .user import UserModel, probes
-
-OWN = ("parameters",)
-"""Keys of a SPEC that are no setting of the model."""
 
 _DRAWS = 20_000
 _PROBED = 3
@@ -26,12 +24,12 @@ _PROBED = 3
 
 def is_named(name: object) -> bool:
     """Return whether a name is one of a model from outside of the package."""
-    return isinstance(name, str) and ".py:" in name
+    return isinstance(name, str) and (".py:" in name or Path(name).suffix in arrays.SUFFIXES)
 
 
-def is_name(key: str) -> bool:
-    """Return whether the value of a key is a name, and not a quantity."""
-    return key in ("name", *OWN)
+def is_told(name: str, key: str) -> bool:
+    """Return whether the value of a key is taken as it is, where others are quantities."""
+    return key in ("name", "parameters") or ".py:" not in name
 
 
 def build(content: Mapping[str, Any], home: Path) -> tuple[SignalModel, dict[str, Any]]:
@@ -45,6 +43,8 @@ def build(content: Mapping[str, Any], home: Path) -> tuple[SignalModel, dict[str
         There is no such model, it fails, or a check finds that it is wrong.
     """
     settings = dict(content)
+    if Path(settings["name"]).suffix in arrays.SUFFIXES:
+        return _listed(home / settings.pop("name"), settings)
     file, _, name = str(settings.pop("name")).rpartition(":")
     if not name.isidentifier():
         raise UserError(f"SPEC {content['name']!r} names no class or function, expected FILE.py:NAME")
@@ -54,6 +54,19 @@ def build(content: Mapping[str, Any], home: Path) -> tuple[SignalModel, dict[str
     models.remember(model)
     own = {"prior": _ranges(model.parameters, "ranges"), **model.priors}
     return model, {"fit_prior": _ranges(model.parameters, "ranges"), **own}
+
+
+def _listed(path: Path, settings: Mapping[str, Any]) -> tuple[SignalModel, dict[str, Any]]:
+    for key in settings:
+        if key not in table.KEYS:
+            raise UserError(
+                f"{path}: {key!r} is unknown, expected one of: {', '.join(table.KEYS)}{nearest(key, table.KEYS)}"
+            )
+    model = table.Table(path, settings)
+    for problem in checkup.units(model.parameters):
+        raise UserError(f"{path}: {problem}")
+    models.remember(model)
+    return model, {"prior": model.prior, "fit_prior": model.prior}
 
 
 def _ranges(parameters: Sequence[Parameter], name: str) -> Prior:

@@ -144,9 +144,10 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
 
 def _from_outside(content: dict[str, Any], home: Path) -> Spec:
     """Return a model from outside of the package; what is not told of its priors it tells itself, see `outside`."""
-    told = {key: content.pop(key) for key in ("prior", "fit_prior", *outside.OWN) if key in content}
-    settings = {key: value if outside.is_name(key) else _plain(value, key) for key, value in content.items()}
-    model, own = outside.build(settings | {key: told.pop(key) for key in outside.OWN if key in told}, home)
+    told = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
+    name = content["name"]
+    settings = {key: value if outside.is_told(name, key) else _plain(value, key) for key, value in content.items()}
+    model, own = outside.build(settings, home)
     given = own | told
     prior, fit_prior = (
         found if isinstance(found := given[key], Prior) else _prior(found, key, model.parameters)

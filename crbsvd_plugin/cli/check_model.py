@@ -22,8 +22,14 @@ def command(*, spec: str, settings: tuple[str, ...], points: int) -> None:
     from .. import checkup, models
     from ..errors import UserError
     from ..spec import resolve
+    from ..table import Table
 
     found = resolve(spec, settings)
+    if isinstance(found.model, Table):
+        raise UserError(
+            f"{spec} is a table of fingerprints, whose shapes fit; there are no signals between them to compare its "
+            "derivatives with: check the model that made it"
+        )
     model = models.smooth(found.model.spec)
     findings = checkup.examine(model, checkup.inside(found.prior, model.parameters, points))
     click.echo(
