@@ -24,6 +24,7 @@ VERBS = {
     "sweep": "Compare every weight and rank of a basis, and say which to take.",
     "study": "Bias and standard deviation of parameters by simulation, beside their bounds.",
     "info": "Say what a basis is.",
+    "audit": "What another sequence or other tissues lose in a basis.",
     "import": "Take over a basis of another program.",
     "export": "Write a basis for another program.",
     "check-model": "Is a model right? Shapes, derivatives, determinism, units.",
