@@ -114,13 +114,25 @@ class Basis:
         Raises
         ------
         UserError
+            As `sequence`, or it is a model from outside of the package that nobody has named, see `models.remember`.
+        """
+        return models.build(self.sequence)
+
+    @property
+    def sequence(self) -> Mapping[str, Any]:
+        """The spec of the model that this basis was made for.
+
+        Raises
+        ------
+        UserError
             The basis has no sidecar, so that its sequence is not known.
         """
         if "model" not in self.info:
             raise UserError(
                 "the basis has no sidecar (.json), which says what sequence it is for; make it with 'crbsvd basis'"
             )
-        return models.build(self.info["model"])
+        spec: Mapping[str, Any] = self.info["model"]
+        return spec
 
     def save(self, name: str | Path, *, force: bool = False) -> None:
         """Write NAME.cfl, NAME.hdr (BART, dims 1 1 1 1 1 T K) and NAME.json.

@@ -240,6 +240,6 @@ def load(name: str, *, rank: int | None, with_dictionary: bool) -> tuple[Basis, 
     basis = full if rank is None else full.truncate(rank)
     if not with_dictionary:
         return basis, None
-    full.model()  # a fit needs to know the sequence: refuses a basis without sidecar
+    _ = full.sequence  # a fit needs to know it: refuses a basis without sidecar
     dictionary = Dictionary.load(name, full)
     return basis, dictionary if rank is None else dictionary.truncate(basis)

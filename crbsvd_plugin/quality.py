@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import models
 from .basis import Basis
 from .fit import perk
 from .fit.box import Box
@@ -107,6 +108,11 @@ def fitted_maps(
     """
     maps = fitter.fit(coeff, known=known, report=report, pool=pool)
     if noise is None:
+        return maps
+    if fitter.forward is None and fitter.perk is None and not models.available(basis.sequence):
+        logger.warning(
+            "no standard deviations and residuals: they need the model %s; name it with --model", basis.sequence["name"]
+        )
         return maps
     fitted, tangents = tangents_of(fitter, basis, known=known or (), report=report, pool=pool)
     return with_quality(maps, coeff, fitted=fitted, tangents=tangents, noise=noise, regression=fitter.perk)

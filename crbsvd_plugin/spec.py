@@ -8,6 +8,8 @@ SPEC is the name of a built-in model or a TOML file:
     prior = "mao-mrf-table1"          # of the basis
     fit_prior = "t1-t2"               # of the dictionary
 
+    name = "my_model.py:MyModel"      # or a model of your own, see docs/own.md
+
     train = "pulses.mat"              # qmt-hsfp: alpha and TRF from a .mat, .npz or .csv file, seen from the TOML file
 
 Each of the two priors is the name of a preset or a table, whose words are those of the sidecar of a basis:
@@ -40,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from . import models
+from . import models, outside
 from .distribution import Distribution, Grid, Normal, Reciprocal, Uniform, fixed
 from .errors import UserError, nearest
 from .model import Defaults, Parameter, SignalModel
@@ -112,14 +114,17 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
     UserError
         The name, a file, a key or a value cannot be understood.
     """
-    content: dict[str, Any] = {"name": text} if text in models.names() else _read(text)
-    folder = Path(text).parent if "train" in content else Path()
+    content: dict[str, Any] = {"name": text} if text in models.names() or outside.is_named(text) else _read(text)
+    home = Path(text).parent if text.endswith(".toml") else Path()
+    folder = home if "train" in content else Path()
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
             raise UserError(f"--set {setting!r} has no '=', expected key=value")
         content[key.strip()] = _literal(value.strip())
         folder = Path() if key.strip() == "train" else folder
+    if outside.is_named(content.get("name")):
+        return _from_outside(content, home)
     if "train" in content and "TRF" in models.settings(content.get("name")):
         content |= train.settings(content.pop("train"), folder, content)
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
@@ -133,6 +138,20 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
 def _defaults(model: SignalModel) -> Defaults:
     """Return what a model suggests; one that says nothing has the rank of most and no priors."""
     return getattr(model, "defaults", Defaults())
+
+
+def _from_outside(content: dict[str, Any], home: Path) -> Spec:
+    """Return a model from outside of the package; what is not told of its priors it tells itself, see `outside`."""
+    told = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
+    name = content["name"]
+    settings = {key: value if outside.is_told(name, key) else _plain(value, key) for key, value in content.items()}
+    model, own = outside.build(settings, home)
+    given = own | told
+    prior, fit_prior = (
+        found if isinstance(found := given[key], Prior) else _prior(found, key, model.parameters)
+        for key in ("prior", "fit_prior")
+    )
+    return Spec(model, prior, fit_prior)
 
 
 def quantity(text: str, *, si: str | None = None) -> float:

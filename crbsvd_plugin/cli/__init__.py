@@ -24,6 +24,10 @@ VERBS = {
     "sweep": "Compare every weight and rank of a basis, and say which to take.",
     "study": "Bias and standard deviation of parameters by simulation, beside their bounds.",
     "info": "Say what a basis is.",
+    "audit": "What another sequence or other tissues lose in a basis.",
+    "import": "Take over a basis of another program.",
+    "export": "Write a basis for another program.",
+    "check-model": "Is a model right? Shapes, derivatives, determinism, units.",
     "simulate": "Write raw data of a digital phantom, and its true maps.",
     "recon": "Reconstruct coefficient images from raw data.",
     "fit": "Fit maps to coefficient images.",
@@ -33,6 +37,8 @@ VERBS = {
     "roi": "Print statistics of maps in the regions of a mask.",
     "demo": "Go the whole way on a phantom, with the errors against the truth.",
 }
+# `import` is a word of Python's own
+_MODULES = {"check-model": "check_model", "import": "import_"}
 _INTERRUPTED = 130
 
 
@@ -44,7 +50,7 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             known = f"{', '.join(VERBS)}{nearest(cmd_name, VERBS)}"
             raise click.UsageError(f"no verb is called {cmd_name!r}, expected one of: {known}", ctx)
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        command: click.Command = importlib.import_module(f".{_MODULES.get(cmd_name, cmd_name)}", __name__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

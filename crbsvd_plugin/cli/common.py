@@ -74,6 +74,20 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> tu
 force = click.option("--force", is_flag=True, help="Replace earlier output of the same name.")
 
 
+def _name_model(_context: click.Context, _parameter: click.Parameter, spec: str | None) -> None:
+    if spec is not None:
+        from ..spec import resolve
+
+        resolve(spec)  # and remembers it
+
+
+named_model = click.option(
+    "--model", metavar="SPEC", expose_value=False, callback=_name_model,
+    help="The model of the basis, if it is one of your own: FILE.py:NAME, or a TOML file that names it.",
+)  # fmt: skip
+"""Let the user name again what a basis is never allowed to load by itself."""
+
+
 def misfit(*, default: bool) -> Callable[[F], F]:
     """Return the option that compares the data with the images."""
     return click.option(

@@ -15,6 +15,7 @@ from . import common
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @click.option("--like", callback=common.file_name, help="Raw data file that says where images without a sidecar lie.")
 @common.fitting_options
+@common.named_model
 @common.spreading_options
 @common.bids_options
 @common.force

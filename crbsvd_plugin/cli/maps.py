@@ -14,6 +14,7 @@ from . import common
 @click.argument("name", callback=common.file_name)
 @click.option("-o", "--output", required=True, callback=common.folder_name, help="Folder for the maps.")
 @common.fitting_options
+@common.named_model
 @click.option(
     "--replicas",
     type=click.IntRange(min=0),

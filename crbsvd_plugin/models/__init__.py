@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
@@ -22,6 +23,8 @@ _MODELS = {
     "mgre": ("mgre", "Mgre"),
     "bssfp-mrf": ("bssfp", "BssfpMrf"),
 }
+# models from outside of the package that were named in this process, by what they were made of
+_NAMED: dict[str, SignalModel] = {}
 
 
 def names() -> tuple[str, ...]:
@@ -51,7 +54,8 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
     Raises
     ------
     UserError
-        An unknown name or setting (the nearest one is named), or a value of a wrong type or out of range.
+        An unknown name or setting (the nearest one is named), or a value of a wrong type or out of range; or a model
+        from outside of the package, see `remember`, that nobody has named.
 
     Examples
     --------
@@ -60,6 +64,8 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
     """
     given = dict(spec)
     name = given.pop("name", None)
+    if "sha256" in spec:
+        return _named(spec)
     known = settings(name)
     for key in given:
         if key not in known:
@@ -75,6 +81,38 @@ def build(spec: Mapping[str, Any]) -> SignalModel:
             raise UserError(f"{name}: {key} has a wrong type: {error}") from None
     built: SignalModel = model(**given)
     return built
+
+
+def remember(model: SignalModel) -> None:
+    """Let `build` give this model, which is from outside of the package, for its spec.
+
+    A sidecar never names code to run or files to read: the user has to name them in this process.
+    """
+    _NAMED[_key(model.spec)] = model
+
+
+def available(spec: Mapping[str, Any]) -> bool:
+    """Return whether `build` can give the model: built in, or named by the user in this process."""
+    return "sha256" not in spec or _key(spec) in _NAMED
+
+
+def _named(spec: Mapping[str, Any]) -> SignalModel:
+    name = spec.get("name")
+    if _key(spec) in _NAMED:
+        return _NAMED[_key(spec)]
+    if any(model.spec["name"] == name for model in _NAMED.values()):
+        raise UserError(
+            f"{name} or its settings are not those that the basis was made with (hashes differ); restore them, or make "
+            "the basis again"
+        )
+    raise UserError(
+        f"this needs the model {name}, which is no part of this program, and a basis never loads one: name it with "
+        "--model, as it was named for 'crbsvd basis' (a server has none: match with the dictionary)"
+    )
+
+
+def _key(spec: Mapping[str, Any]) -> str:
+    return json.dumps({key: _plain(value) for key, value in spec.items() if key != "file"}, sort_keys=True)
 
 
 def _model(name: object) -> Any:

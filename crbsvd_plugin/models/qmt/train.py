@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import arrays
 from ...errors import UserError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def read(path: Path) -> Train:
     if not path.is_file():
         raise UserError(f"train {path} does not exist; check the path")
     try:
-        content = {".mat": _mat, ".npz": _npz, ".csv": _csv}[path.suffix](path)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        content = _csv(path) if path.suffix == ".csv" else arrays.load(path, NAMES)
+    except arrays.BROKEN as error:
         raise UserError(f"train {path} cannot be read ({error}); expected arrays alpha [rad] and TRF [s]") from None
     found = []
     for name in NAMES:
@@ -97,28 +97,6 @@ def read(path: Path) -> Train:
     if path.suffix == ".mat" and alpha.shape[0] > alpha.shape[1]:
         alpha, trf = alpha.T.copy(), trf.T.copy()
     return alpha, trf
-
-
-def _mat(path: Path) -> dict[str, NDArray[Any]]:
-    import h5py
-
-    if h5py.is_hdf5(path):  # version 7.3, whose arrays h5py has transposed
-        from ...hdf5 import dataset
-
-        with h5py.File(path, "r") as file:
-            return {name: dataset(file, name, path).T for name in NAMES if name in file}
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        return dict(loadmat(path, variable_names=NAMES))
-    except (MatReadError, TypeError) as error:  # damaged files raise either
-        raise ValueError(error) from None
-
-
-def _npz(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as content:
-        return {name: content[name] for name in NAMES if name in content}
 
 
 def _csv(path: Path) -> dict[str, NDArray[Any]]:
