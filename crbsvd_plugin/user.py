@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import derivatives
+from . import derivatives, models
 from .distribution import even_points
 from .errors import UserError, nearest
 from .model import Parameter
@@ -84,7 +84,7 @@ class UserModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be made again from the same file where a worker needs it."""
-        return (UserModel, (self.path, self.name.split(":")[1], self.settings, self.parameters, self.digest))
+        return (_again, (self.path, self.name.split(":")[1], self.settings, self.parameters, self.digest))
 
     @property
     def n_frames(self) -> int:
@@ -193,6 +193,12 @@ class UserModel:
         size = np.abs(numeric).max(axis=2)
         near = np.abs(analytic - numeric).max(axis=2) <= _AGREEMENT * size
         return "complex step" if near.all() else "differences"
+
+
+def _again(*arguments: Any) -> UserModel:
+    model = UserModel(*arguments)
+    models.remember(model)
+    return model
 
 
 def probes(parameters: Sequence[Parameter], n: int) -> NDArray[np.float64]:
