@@ -87,6 +87,11 @@ class SignalModel(Protocol):
         """Return the signals (B, T) and their derivatives (B, P, T), complex128."""
 
 
+def defaults_of(model: SignalModel) -> Defaults:
+    """Return what a model suggests; one that says nothing has the rank of most and no priors."""
+    return getattr(model, "defaults", Defaults())
+
+
 @dataclass(frozen=True)
 class Batch:
     """Simulated fingerprints of one tissue class.

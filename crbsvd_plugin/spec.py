@@ -45,7 +45,7 @@ import numpy as np
 from . import models, outside
 from .distribution import Distribution, Grid, Normal, Reciprocal, Uniform, fixed
 from .errors import UserError, nearest
-from .model import Defaults, Parameter, SignalModel
+from .model import Parameter, SignalModel, defaults_of
 from .models.qmt import train
 from .presets import PRESETS
 from .prior import Prior, Tissue
@@ -91,12 +91,12 @@ class Spec:
     @property
     def rank(self) -> int:
         """The rank of a basis where none is asked for."""
-        return min(_defaults(self.model).rank, self.model.n_frames)
+        return min(defaults_of(self.model).rank, self.model.n_frames)
 
     @property
     def tolerance(self) -> float | None:
         """The share of the energy that may fall outside of the fold's subspace; None: the fold's own."""
-        return _defaults(self.model).tolerance
+        return defaults_of(self.model).tolerance
 
 
 def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
@@ -129,15 +129,10 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
         content |= train.settings(content.pop("train"), folder, content)
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
     model = models.build({key: _plain(value, key) for key, value in content.items()})
-    suggested = _defaults(model)
+    suggested = defaults_of(model)
     chosen = {"prior": suggested.prior, "fit_prior": suggested.fit_prior} | named
     prior, fit_prior = (_prior(content, key, model.parameters) for key, content in chosen.items())
     return Spec(model, prior, fit_prior)
-
-
-def _defaults(model: SignalModel) -> Defaults:
-    """Return what a model suggests; one that says nothing has the rank of most and no priors."""
-    return getattr(model, "defaults", Defaults())
 
 
 def _from_outside(content: dict[str, Any], home: Path) -> Spec:

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from crbsvd_plugin.models import epg
+from crbsvd_plugin.models.pulses import hard_pulse
 from crbsvd_plugin.models.schedule import PULSE, READ, RELAX, SHIFT, Schedule
 
 Array = NDArray[Any]
@@ -63,13 +64,13 @@ def sequence() -> Array:
 
 def simulate(theta: Array, tangents: list[int]) -> Array:
     rows = sequence()
-    return -1j * epg.simulate(rows, epg.hard_pulse(6.0), theta, tangents=tangents, accuracy=0.0)
+    return -1j * epg.simulate(rows, hard_pulse(6.0), theta, tangents=tangents, accuracy=0.0)
 
 
 def test_off_resonance_equals_isochromats() -> None:
     """The inversion of the start is what a pulse of pi makes of Mz alone, times the efficiency."""
     rows = sequence()[1:]  # from equilibrium
-    signal = -1j * epg.simulate(rows, epg.hard_pulse(6.0), TISSUES, tangents=(), accuracy=0.0)[:, 0]
+    signal = -1j * epg.simulate(rows, hard_pulse(6.0), TISSUES, tangents=(), accuracy=0.0)[:, 0]
     expected = [bloch(rows, tissue, 40) for tissue in TISSUES]
     # rounding of some 50 operators, and the table of the pulse, step^4 / 384 / 16 = 3e-15
     assert np.abs(signal - expected).max() < 1e-12
@@ -99,6 +100,6 @@ def test_a_spin_echo_undoes_off_resonance() -> None:
     tau = 0.02
     rows = Schedule().pulse(np.pi / 2, np.pi / 2).relax(tau).pulse(np.pi, 0.0).read(tau, 0.0).rows
     theta = TISSUES * [1, 1, 0, 1] + [0, 0, 1, 0]
-    echo = epg.simulate(rows, epg.hard_pulse(4.0), theta, tangents=(epg.W0,), accuracy=0.0)
+    echo = epg.simulate(rows, hard_pulse(4.0), theta, tangents=(epg.W0,), accuracy=0.0)
     assert np.abs(np.abs(echo[:, 0, 0]) - np.exp(-2 * tau / theta[:, 1])).max() < 1e-13
     assert np.abs(echo[:, 1]).max() < 1e-13

@@ -26,7 +26,7 @@ MADE = {
 
 def test_all_examples_are_known() -> None:
     assert {script.stem for script in EXAMPLES} == MADE.keys() | {
-        "paper_phantom", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom", "study_qmt",
+        "paper_phantom", "model_table", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom", "study_qmt",
     }  # fmt: skip
 
 
@@ -188,3 +188,22 @@ def test_study_qmt(tmp_path: Path, pulses: Path) -> None:
         bound = 100 * float(of[parameter, "0.5", rank]["crb_compressed"]) / float(of[parameter, "0.5", rank]["truth"])
         assert away < 4 * 0.29 * bound
     assert "Of 6 cases of m0s and Rx the standard deviation is lower in" in page
+
+
+@pytest.mark.slow
+def test_model_table(tmp_path: Path) -> None:
+    """On two models and few fingerprints: every loss is there, and the page says of both where the method pays."""
+    (script,) = (path for path in EXAMPLES if path.stem == "model_table")
+    few = ["--models", "mese", "mgre", "--train", "300"]
+    done = subprocess.run([sys.executable, script, tmp_path, *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "findings.md").read_text(encoding="utf-8") in done.stdout
+    with (tmp_path / "losses.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    ranks = {name: {int(row["rank"]) for row in rows if row["model"] == name} for name in ("mese", "mgre")}
+    assert ranks == {"mese": {2, 3, 4, 5, 6, 8, 10}, "mgre": {2, 3, 4, 5, 6, 8, 10, 15}}
+    energy = [float(row["mean loss"]) for row in rows if row["loss of"] == "signal" and row["crb weight"] == "0.0"]
+    of_mese = energy[: len(ranks["mese"])]
+    assert of_mese == sorted(of_mese, reverse=True)
+    assert "- `mese`: " in done.stdout
+    assert "- `mgre`: " in done.stdout

@@ -21,9 +21,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..model import Defaults, Parameter
-from . import epg
 from .blocks import Block, plain
 from .gradient_echo import LONGEST_B1, GradientEchoTrain
+from .pulses import hard_pulse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +126,7 @@ class BssfpMrf(GradientEchoTrain):
             Parameter("w0", "rad/s", -2e4, 2e4, nuisance=True),
             *((Parameter("B1", "", 0.1, LONGEST_B1, nuisance=True),) if b1 else ()),
         )
-        self._pulses = epg.hard_pulse(largest * (LONGEST_B1 if b1 else 1.0))
+        self._pulses = hard_pulse(largest * (LONGEST_B1 if b1 else 1.0))
 
     @property
     def spec(self) -> dict[str, Any]:

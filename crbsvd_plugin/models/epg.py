@@ -16,8 +16,7 @@ all states are real, and the same source is compiled to real arithmetic. The sig
 turned back by the receiver's phase. A gradient that dephases by 2 pi per voxel moves g_k to
 g_(k+1) and h_(k+1) to h_k; the new g_0 is conj(h_0) (F+0 is the conjugate of F-0).
 
-Off resonance by w0, g turns by exp(i w0 t) in the time t and h by exp(-i w0 t), as F_k and conj(F_-k) do.
-
+Off resonance, g turns by exp(i w0 t) in the time t and h by exp(-i w0 t), as F_k and conj(F_-k) do.
 A tangent row holds the derivative of all states with respect to one parameter; pulses, shifts
 and relaxation act on it linearly, with a source term where the operator depends on the parameter.
 
@@ -34,7 +33,6 @@ Pauly et al., IEEE Trans Med Imaging 10:53 (1991), doi 10.1109/42.75611 (Cayley-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,40 +47,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..model import Parameter
+    from .pulses import PulseTable
 
 T1, T2, B1, W0 = range(4)
 COLUMNS = ("T1", "T2", "B1", "w0")
 """Columns of theta that the engine knows, in this order."""
-
-
-@dataclass(frozen=True)
-class PulseTable:
-    """Cayley-Klein parameters of one pulse shape, at Q positions, against the flip angle.
-
-    Parameters
-    ----------
-    step : float
-        Distance of the nodes in flip angle [rad]; the first node is 0.
-    nodes : array (Q, n_nodes, 4)
-        a, b, and their derivatives with respect to the flip angle: real for a hard pulse.
-        Between nodes the cubic Hermite interpolant is used.
-    weights : array (Q,)
-        Weight of each position in the signal.
-    """
-
-    step: float
-    nodes: NDArray[Any]
-    weights: NDArray[np.float64]
-
-
-def hard_pulse(largest: float, step: float = 2e-3) -> PulseTable:
-    """Return the table of an ideal pulse for flip angles from 0 to `largest` [rad].
-
-    a = cos(alpha/2), b = sin(alpha/2). Interpolation error step^4/384/16 = 3e-15.
-    """
-    half = np.arange(int(np.ceil(largest / step)) + 2) * step / 2
-    nodes = np.stack([np.cos(half), np.sin(half), -np.sin(half) / 2, np.cos(half) / 2], axis=-1)
-    return PulseTable(step, nodes[None], np.ones(1))
 
 
 def tangents(parameters: Sequence[Parameter]) -> list[int]:
@@ -166,12 +135,11 @@ def simulate(
     row_of[list(tangents)] = np.arange(1, 1 + len(tangents))
     unit = np.zeros(1, dtype)[0] if real else np.complex128(1j)
     states = n_states(schedule, theta[:, T2], accuracy)
-    nodes = pulses.nodes.astype(dtype)
     # every thread takes an equal run of `order`: deal tissues out so that each gets as many long ones
     by_length = np.argsort(states, kind="stable")
-    n_threads = threads.count()
-    order = np.concatenate([by_length[start::n_threads] for start in range(n_threads)])
-    _run_batch(schedule, turns, nodes, pulses.step, pulses.weights, theta, row_of, unit, order, states, out)
+    order = np.concatenate([by_length[start :: threads.count()] for start in range(threads.count())])
+    table = (pulses.nodes.astype(dtype), pulses.step, pulses.weights)
+    _run_batch(schedule, turns, *table, theta, row_of, unit, order, states, out)
     return out
 
 
@@ -319,9 +287,7 @@ def _run(schedule, turns, nodes, step, weight, theta, row_of, unit, g, h, z, out
 
 @kernel(parallel=True)
 def _run_batch(schedule, turns, nodes, step, weights, theta, row_of, unit, order, states, out):  # type: ignore[no-untyped-def]
-    shifts = 0
-    for i in range(schedule.shape[0]):
-        shifts += int(schedule[i, 0]) == SHIFT
+    shifts = np.count_nonzero(schedule[:, 0] == SHIFT)
     rows = out.shape[1]
     for i in prange(len(order)):
         atom = order[i]

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model import Defaults, Parameter
-from . import epg, slice_profile
+from . import slice_profile
 from .blocks import Block, plain
 from .gradient_echo import LONGEST_B1, GradientEchoTrain
+from .pulses import hard_pulse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +113,7 @@ class MrfFisp(GradientEchoTrain):
         self._one_side = slice_positions > 1 and bool(np.all(np.abs(np.sin(self.phases)) < 1e-15))
         largest = float(np.abs(self.flip_angles).max()) * (LONGEST_B1 if b1 else 1.0)
         self._pulses = (
-            epg.hard_pulse(largest)
+            hard_pulse(largest)
             if slice_positions == 1
             else slice_profile.selective_pulse(largest, slice_positions, one_side=self._one_side)
         )

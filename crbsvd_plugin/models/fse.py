@@ -25,6 +25,7 @@ import numpy as np
 from ..errors import UserError
 from ..model import Defaults, Parameter
 from . import epg
+from .pulses import hard_pulse
 from .rows import RowModel
 from .schedule import Schedule
 
@@ -95,7 +96,7 @@ class Fse(RowModel):
             *((Parameter("B1", "", 0.1, _LONGEST_B1, nuisance=True),) if b1 else ()),
         )
         largest = max(float(np.abs(self.flip_angles).max()), np.pi / 2)
-        self._pulses = epg.hard_pulse(largest * (_LONGEST_B1 if b1 else 1.0))
+        self._pulses = hard_pulse(largest * (_LONGEST_B1 if b1 else 1.0))
         schedule = Schedule().pulse(np.pi / 2, np.pi / 2)
         for angle in self.flip_angles:
             schedule.relax(echo_spacing / 2).shift().pulse(angle, 0.0).shift().relax(echo_spacing / 2)

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UserError
 from . import blocks as preparations
 from . import epg
+from .pulses import PulseTable
 from .rows import RowModel
 from .schedule import Schedule
 
@@ -30,7 +31,7 @@ class GradientEchoTrain(RowModel):
     accuracy = 0.0
     """See `epg.simulate`."""
 
-    _pulses: epg.PulseTable
+    _pulses: PulseTable
     _one_side = False
     """Whether the pulse table has one side of the slice only, of which the signal is the real part."""
 

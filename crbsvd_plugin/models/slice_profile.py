@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .epg import PulseTable
+from .pulses import PulseTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
