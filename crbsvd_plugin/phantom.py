@@ -193,10 +193,16 @@ def coils(n_coils: int, shape: tuple[int, ...]) -> NDArray[np.complex128]:
 def signals_of(
     model: SignalModel, theta: NDArray[np.float64], parameters: Sequence[str] = ("T1", "T2")
 ) -> NDArray[np.complex128]:
-    """Return the signals (N, T) of theta (N, P), SI units; B1 is 1 if not told, whatever else refused."""
-    known = {"B1": np.ones(len(theta))} | dict(zip(parameters, theta.T, strict=True))
+    """Return the signals (N, T) of theta (N, P), SI units; B1 is 1 and w0 is 0 if not told.
+
+    Raises
+    ------
+    UserError
+        The model has a parameter that is not told, or none that is.
+    """
+    known = {"B1": np.ones(len(theta)), "w0": np.zeros(len(theta))} | dict(zip(parameters, theta.T, strict=True))
     names = [parameter.name for parameter in model.parameters]
-    if not set(parameters) <= set(names) <= set(known):
+    if not set(names) <= set(known) or not set(names) & set(parameters):
         told = [*parameters, *(name for name in known if name not in parameters)]
         raise UserError(
             f"simulate: the model has parameters {', '.join(names)}; the phantom knows "

@@ -83,7 +83,7 @@ def acquire(
     Parameters
     ----------
     model : SignalModel
-        With parameters T1 and T2, and possibly B1, which is 1; or with those of two pools, `mt_phantom.PARAMETERS`.
+        With T1, T2 or both, possibly B1, which is 1, and w0, which is 0; or of two pools, `mt_phantom.PARAMETERS`.
         Truncated phase graphs give data that are not quite smooth in T1 and T2, need twice the coefficients and twice
         the time. A model of several cycles (`n_cycles`) repeats each by itself.
     scanned : str

@@ -95,7 +95,7 @@ def test_data_are_the_sum_over_the_fine_grid(tmp_path: Path) -> None:
 def test_what_is_not_possible_is_refused() -> None:
     with pytest.raises(UserError, match="gradient delays are those of a slice"):
         simulate.acquire(qmt(), matrix=8, n_coils=1, n_shots=1, gradient_delay=(0.1, 0.0, 0.0))
-    with pytest.raises(UserError, match="the phantom knows T1, T2 and B1"):
+    with pytest.raises(UserError, match="the phantom knows T1, T2, B1 and w0"):
         simulate.acquire(qmt(), scanned="nist-t1", matrix=8, n_coils=1, n_shots=1)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crbsvd_plugin import phantom
+from crbsvd_plugin import models, phantom
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.geometry import Geometry
 
@@ -183,9 +183,18 @@ def test_parameters_go_where_the_model_wants_them(rng: np.random.Generator) -> N
     np.testing.assert_array_equal(phantom.signals_of(Decay("T2", "B1", "T1"), theta), expected)
 
 
-@pytest.mark.parametrize("names", [("T1", "T2", "T2s"), ("T1",)])
+def test_models_that_need_less_or_nuisances() -> None:
+    """T1 alone, and w0, which is 0 where nobody tells it."""
+    theta = np.array([[0.8, 0.05], [1.4, 0.1]])
+    flash = models.build({"name": "ir-flash", "n_frames": 9, "b1": False})
+    np.testing.assert_array_equal(phantom.signals_of(flash, theta), flash.signal(theta[:, :1]))
+    balanced = models.build({"name": "bssfp-mrf", "flip_angles": [0.4] * 9})
+    np.testing.assert_array_equal(phantom.signals_of(balanced, theta), balanced.signal(np.insert(theta, 2, 0, axis=1)))
+
+
+@pytest.mark.parametrize("names", [("T1", "T2", "T2s"), ("B1", "w0")])
 def test_model_of_other_parameters_is_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="the phantom knows T1, T2 and B1"):
+    with pytest.raises(UserError, match="the phantom knows T1, T2, B1 and w0"):
         phantom.signals_of(Decay(*names), np.ones((2, 2)))
 
 

@@ -69,7 +69,7 @@ def command(
 ) -> None:
     """Scan a digital phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data.
 
-    A slice with T1 and T2; for qmt-hsfp a volume with two pools, in a koosh ball.
+    A slice with T1 and T2 (so not for mgre); for qmt-hsfp a volume with two pools, in a koosh ball.
     """
     from .. import simulate
     from ..spec import quantity, resolve
