@@ -1,8 +1,8 @@
 """Models from outside of the package: what names them, and their priors where nothing is told.
 
-``FILE.py:NAME`` is a class or function of the user's, see `user`; a file of arrays is a dictionary, see `table`. Only
-what the user names is loaded: a SPEC is part of a command line or a TOML file, never of a stream or of the sidecar of a
-basis.
+``FILE.py:NAME`` is a class or function of the user's, see `user`; a file of arrays is a dictionary, see `table`;
+``bart:COMMAND`` is BART as the simulator. Only what the user names is loaded: a SPEC is part of a command line or a
+TOML file, never of a stream or of the sidecar of a basis.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import arrays, checkup, models, table
+from . import arrays, checkup, models, simulator, table
 from .distribution import Uniform
 from .errors import UserError, nearest
 from .model import Parameter, SignalModel
@@ -24,7 +24,9 @@ _PROBED = 3
 
 def is_named(name: object) -> bool:
     """Return whether a name is one of a model from outside of the package."""
-    return isinstance(name, str) and (".py:" in name or Path(name).suffix in arrays.SUFFIXES)
+    if not isinstance(name, str):
+        return False
+    return ".py:" in name or name.startswith(simulator.PREFIX) or Path(name).suffix in arrays.SUFFIXES
 
 
 def is_told(name: str, key: str) -> bool:
@@ -43,6 +45,8 @@ def build(content: Mapping[str, Any], home: Path) -> tuple[SignalModel, dict[str
         There is no such model, it fails, or a check finds that it is wrong.
     """
     settings = dict(content)
+    if settings["name"].startswith(simulator.PREFIX):
+        return _simulated(settings.pop("name"), settings)
     if Path(settings["name"]).suffix in arrays.SUFFIXES:
         return _listed(home / settings.pop("name"), settings)
     file, _, name = str(settings.pop("name")).rpartition(":")
@@ -56,13 +60,23 @@ def build(content: Mapping[str, Any], home: Path) -> tuple[SignalModel, dict[str
     return model, {"fit_prior": _ranges(model.parameters, "ranges"), **own}
 
 
+def _simulated(name: str, settings: dict[str, Any]) -> tuple[SignalModel, dict[str, Any]]:
+    nuisance = settings.pop("nuisance", [])
+    if settings or not isinstance(nuisance, list):
+        wrong = next(iter(settings), "nuisance")
+        raise UserError(f"{name}: {wrong!r} is no setting, expected the options of BART, and nuisance = [..]")
+    model = simulator.simulate(name, nuisance)
+    models.remember(model)
+    return model, {"prior": model.prior, "fit_prior": model.prior}
+
+
 def _listed(path: Path, settings: Mapping[str, Any]) -> tuple[SignalModel, dict[str, Any]]:
     for key in settings:
         if key not in table.KEYS:
             raise UserError(
                 f"{path}: {key!r} is unknown, expected one of: {', '.join(table.KEYS)}{nearest(key, table.KEYS)}"
             )
-    model = table.Table(path, settings)
+    model = table.read(path, settings)
     for problem in checkup.units(model.parameters):
         raise UserError(f"{path}: {problem}")
     models.remember(model)

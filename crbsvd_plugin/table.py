@@ -1,4 +1,4 @@
-"""A dictionary with derivatives that another program has simulated, as a model that knows these fingerprints only."""
+"""A dictionary with derivatives that another program has simulated: a model that knows these fingerprints only."""
 
 from __future__ import annotations
 
@@ -68,54 +68,34 @@ class Listed(Tissue):
 
 
 class Table:
-    """Signals (N, T) and derivatives (N, P, T) at the parameters theta (N, P), as a `SignalModel`.
+    """Signals and derivatives at listed parameters, as a `SignalModel`.
 
     Parameters
     ----------
-    path : path
-        ``.npz``, ``.mat`` or ``.h5`` with the arrays signals, jac, theta, names, units and, optionally, nuisance
-        (names). M0 = 1, SI units. Or ``.npy`` or ``.cfl`` with the signals, the others being told.
-    told : mapping, optional
-        Where an array is if not there: ``NAME`` in the file, ``FILE`` or ``FILE:NAME`` beside it. Names, units and
-        nuisance may be lists.
-
-    Raises
-    ------
-    UserError
-        An array is missing, or shapes do not fit.
+    signals : array (N, T)
+        Of M0 = 1.
+    jac : array (N, P, T)
+        Derivatives with respect to theta.
+    theta : array (N, P)
+        SI units.
+    parameters : sequence of Parameter
+        The P parameters.
+    spec : mapping
+        Where they come from, with a ``sha256`` that no other table has.
     """
 
     derivatives = "its own"
 
-    def __init__(self, path: Path, told: Mapping[str, Any] | None = None):
-        self.path, self._told = path, dict(told or {})
-        self._files: dict[Path, dict[str, NDArray[Any]]] = {}
-        signals = self._array("signals", 2)
-        theta = self._array("theta", 2).astype(np.float64)
-        n, t = signals.shape
-        if theta.shape[0] != n:
-            raise UserError(
-                f"{path}: theta has shape {theta.shape} and signals {signals.shape}, expected (N, P) and (N, T)"
-            )
-        p = theta.shape[1]
-        jac = self._array("jac", 3 if p > 1 else None)
-        if p == 1 and jac.shape == (n, t):
-            jac = jac[:, None]
-        if jac.shape != (n, p, t):
-            raise UserError(
-                f"{path}: jac has shape {jac.shape}, expected (N, P, T) = {(n, p, t)}: of every fingerprint, of every "
-                "parameter, the derivative of the signal"
-            )
-        for what, array in (("signals", signals), ("jac", jac), ("theta", theta)):
-            if not np.isfinite(array).all():
-                raise UserError(f"{path}: {what} holds {np.count_nonzero(~np.isfinite(array))} non-finite values")
+    def __init__(
+        self,
+        signals: NDArray[Any],
+        jac: NDArray[Any],
+        theta: NDArray[np.float64],
+        parameters: Sequence[Parameter],
+        spec: Mapping[str, Any],
+    ):
         self._signals, self._jac, self.theta = signals, jac, theta
-        names, units = self._texts("names", p), self._texts("units", p)
-        nuisance = self._texts("nuisance", None)
-        if unknown := [name for name in nuisance if name not in names]:
-            raise UserError(f"{path}: nuisance {unknown[0]!r} is no parameter; these are {', '.join(names)}")
-        ends = zip(names, units, theta.min(axis=0).tolist(), theta.max(axis=0).tolist(), strict=True)
-        self.parameters = tuple(Parameter(a, unit, low, high, a in nuisance) for a, unit, low, high in ends)
+        self.parameters, self.spec = tuple(parameters), dict(spec)
         self._scale = np.maximum(np.abs(theta).max(axis=0), np.finfo(float).tiny)
         self._tree: Any = None
 
@@ -128,13 +108,6 @@ class Table:
     def prior(self) -> Prior:
         """All fingerprints that are there."""
         return Prior("listed", (Listed("all", {}, rows=self.theta),))
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The files with one hash, and what they were told to hold."""
-        digest = hashlib.sha256("".join(files.sha256(path) for path in self._files).encode()).hexdigest()
-        told = {key: list(value) if isinstance(value, list | tuple) else value for key, value in self._told.items()}
-        return {"name": self.path.name, "file": str(self.path), "sha256": digest, "told": told}
 
     def signal(self, theta: NDArray[Any]) -> NDArray[Any]:
         """Return the signals (B, T), complex128, of theta (B, P), which must be in the table.
@@ -159,12 +132,84 @@ class Table:
         distance, rows = self._tree.query(np.asarray(theta, dtype=np.float64) / self._scale, p=np.inf)
         if distance.size and distance.max() > _ROUNDING:
             raise UserError(
-                f"{self.path} has no fingerprint at {theta[distance.argmax()].tolist()}: a table of fingerprints tells "
-                "nothing between them; fit by matching, or name a model that can simulate"
+                f"{self.spec['name']} has no fingerprint at {theta[distance.argmax()].tolist()}: a table of "
+                "fingerprints tells nothing between them; fit by matching, or name a model that can simulate"
             )
         return np.asarray(rows)
 
-    def _array(self, what: str, ndim: int | None) -> NDArray[Any]:
+
+def parameters(
+    names: Sequence[str], units: Sequence[str], theta: NDArray[np.float64], nuisance: Sequence[str], where: object
+) -> tuple[Parameter, ...]:
+    """Return parameters whose ranges are those of theta (N, P).
+
+    Raises
+    ------
+    UserError
+        A nuisance is none of them.
+    """
+    if unknown := [name for name in nuisance if name not in names]:
+        raise UserError(f"{where}: nuisance {unknown[0]!r} is no parameter; these are {', '.join(names)}")
+    ends = zip(names, units, theta.min(axis=0).tolist(), theta.max(axis=0).tolist(), strict=True)
+    return tuple(Parameter(name, unit, low, high, name in nuisance) for name, unit, low, high in ends)
+
+
+def read(path: Path, told: Mapping[str, Any] | None = None) -> Table:
+    """Return the table in a file.
+
+    Parameters
+    ----------
+    path : path
+        ``.npz``, ``.mat`` or ``.h5`` with the arrays signals, jac, theta, names, units and, optionally, nuisance
+        (names), shaped as `Table` has them. Or ``.npy`` or ``.cfl`` with the signals, the others being told.
+    told : mapping, optional
+        Where an array is if not there: ``NAME`` in the file, ``FILE`` or ``FILE:NAME`` beside it. Names, units and
+        nuisance may be lists.
+
+    Raises
+    ------
+    UserError
+        An array is missing, or shapes do not fit.
+    """
+    source = _Source(path, told or {})
+    signals = source.array("signals", 2)
+    theta = source.array("theta", 2).astype(np.float64)
+    n, t = signals.shape
+    if theta.shape[0] != n:
+        raise UserError(
+            f"{path}: theta has shape {theta.shape} and signals {signals.shape}, expected (N, P) and (N, T)"
+        )
+    p = theta.shape[1]
+    jac = source.array("jac", 3 if p > 1 else None)
+    if p == 1 and jac.shape == (n, t):
+        jac = jac[:, None]
+    if jac.shape != (n, p, t):
+        raise UserError(
+            f"{path}: jac has shape {jac.shape}, expected (N, P, T) = {(n, p, t)}: of every fingerprint, of every "
+            "parameter, the derivative of the signal"
+        )
+    for what, array in (("signals", signals), ("jac", jac), ("theta", theta)):
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {what} holds {np.count_nonzero(~np.isfinite(array))} non-finite values")
+    names, units, nuisance = source.texts("names", p), source.texts("units", p), source.texts("nuisance", None)
+    return Table(signals, jac, theta, parameters(names, units, theta, nuisance, path), source.spec)
+
+
+class _Source:
+    """The files of a table, and what they were told to hold."""
+
+    def __init__(self, path: Path, told: Mapping[str, Any]):
+        self.path, self._told = path, dict(told)
+        self._files: dict[Path, dict[str, NDArray[Any]]] = {}
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The files with one hash, and what they were told to hold."""
+        digest = hashlib.sha256("".join(files.sha256(path) for path in self._files).encode()).hexdigest()
+        told = {key: list(value) if isinstance(value, list | tuple) else value for key, value in self._told.items()}
+        return {"name": self.path.name, "file": str(self.path), "sha256": digest, "told": told}
+
+    def array(self, what: str, ndim: int | None) -> NDArray[Any]:
         path, key = self._place(what)
         found = arrays.one(self._content(path), key, (what,), f"{path}: {what}")
         if found.dtype.kind not in "fciu" or (ndim is not None and found.ndim != ndim):
@@ -195,7 +240,7 @@ class Table:
             self._files[path] = arrays.read(path, "dictionary")
         return self._files[path]
 
-    def _texts(self, what: str, n: int | None) -> list[str]:
+    def texts(self, what: str, n: int | None) -> list[str]:
         told = self._told.get(what)
         if told is None:
             held = self._content(self.path).get(what)
