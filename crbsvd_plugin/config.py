@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -70,6 +71,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Regularisation terms of ``bart pics -R`` instead of `regulariser` and `lam`, see `recon.BartOptions`.
     bart_lowmem : bool
         The backend bart shall take less memory.
+    bart_keep : str, optional
+        Folder that gets the files of the backend bart, an image (or replica) after the other: 0, 1, ...
     regulariser : str
         l2, llr or wavelet.
     lam : float
@@ -137,6 +140,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backend: Backend = "native"
     bart_terms: tuple[str, ...] = ()
     bart_lowmem: bool = False
+    bart_keep: str | None = None
     regulariser: Regulariser = "l2"
     lam: float = 0.0
     block: int = 8
@@ -179,7 +183,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def bart_options(self) -> BartOptions:
         """Options of the backend bart alone."""
-        return BartOptions(self.bart_terms, self.bart_lowmem)
+        return BartOptions(self.bart_terms, self.bart_lowmem, self.bart_keep)
 
     def check(self) -> None:
         """Refuse settings that do not go together.
@@ -190,6 +194,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             There are some.
         """
         self.choose_solver()
+        if self.bart_keep is not None and Path(self.bart_keep).exists():
+            raise UserError(f"{self.bart_keep} for the files of bart exists; remove it, or name another folder")
         if not self.fit and (self.b1 or self.b0):
             raise UserError(f"{self.b1 or self.b0} is a measured map to fit with, but no maps are wanted; leave it out")
         if self.replicas and not (self.fit and self.std):

@@ -38,6 +38,8 @@ class Scan:
         S_x, S_y, S_xy [samples]: the data lie that far from `traj`, see `delays`.
     phase_drift : float
         Phase [rad] of the last readout; it grows with the time from 0 at the first.
+    line : int array (R,), optional
+        Of Cartesian readouts the encoding step along y, with its centre at n//2; these are written without `traj`.
     """
 
     ksp: NDArray[np.complex64]
@@ -50,6 +52,7 @@ class Scan:
     n_cycles: int = 1
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0)
     phase_drift: float = 0.0
+    line: NDArray[np.intp] | None = None
 
     @property
     def n_frames(self) -> int:

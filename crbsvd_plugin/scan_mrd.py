@@ -56,8 +56,9 @@ def acquisitions(scan: Scan, covariance: NDArray[np.complex128], seed: int) -> I
     traj = scan.traj[:, :, ::-1].astype(np.float32)
     for number in range(n_readouts):
         samples = scan.ksp[:, number] + noise() if noisy else scan.ksp[:, number]
-        readout = Acquisition.from_array(samples, traj[number], scan_counter=n_noise + number, **common)
-        readout.idx.kspace_encode_step_1 = number
+        positions = (traj[number],) if scan.line is None else ()
+        readout = Acquisition.from_array(samples, *positions, scan_counter=n_noise + number, **common)
+        readout.idx.kspace_encode_step_1 = number if scan.line is None else int(scan.line[number])
         readout.idx.contrast, readout.idx.repetition = int(scan.frame[number]), int(scan.shot[number])
         readout.acquisition_time_stamp = int(times[number] / _TICK)
         for flag in _flags(number, scan):
@@ -81,8 +82,17 @@ def _flags(number: int, scan: Scan) -> list[int]:
 
 def header(scan: Scan) -> ismrmrdHeader:
     """Return the MRD header of a scan."""
+    from ismrmrd import xsd
+
     sequence = {mrd_name: (1e3 * scan.timing(mrd_name.lower())).tolist() for mrd_name in ("TR", "TE", "TI")}
     angles = scan.timing("flip_angles") if "flip_angles" in scan.spec else scan.timing("alpha")
     sequence["flipAngle_deg"] = np.rad2deg(angles).ravel().tolist()
     counts = {"n_frames": scan.n_frames, "n_shots": int(scan.shot.max()) + 1}
-    return radial_header(scan.phantom.geometry, scan.ksp.shape, **counts, sequence=sequence)
+    made = radial_header(scan.phantom.geometry, scan.ksp.shape, **counts, sequence=sequence)
+    if scan.line is not None:
+        n_lines = scan.phantom.geometry.shape[1]
+        made.encoding[0].trajectory = xsd.trajectoryType.CARTESIAN
+        made.encoding[0].encodingLimits.kspace_encoding_step_1 = xsd.limitType(
+            minimum=0, maximum=n_lines - 1, center=n_lines // 2
+        )
+    return made

@@ -26,7 +26,7 @@ from .trajfile import SUFFIXES
 
 Pixels = Literal["float32", "uint16"]
 
-_NOT_THE_HOSTS = ("kernel_cache", "b1", "b0")
+_NOT_THE_HOSTS = ("kernel_cache", "bart_keep", "b1", "b0")
 _NONE = ("", "none")
 
 

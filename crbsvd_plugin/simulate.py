@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import delays, files, koosh, mrd, mt_phantom, phantom, scan_mrd, trajectory, vials
+from . import bart, delays, files, koosh, mrd, mt_phantom, phantom, scan_mrd, trajectory, vials
 from .encoding import SubspaceOperator
 from .errors import UserError
 from .geometry import Geometry, array_shape
@@ -20,7 +20,7 @@ from .model import SignalModel
 from .scan import Scan
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 FORMAT = "crbsvd-simulation/1"
 _BLOCK = 8
@@ -39,7 +39,8 @@ def simulate(
     matrix: int = 192,
     fov: float = 240.0,
     n_coils: int = 8,
-    n_shots: int = 3,
+    n_shots: int | None = None,
+    mask: ArrayLike | None = None,
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0),
     phase_drift: float = 0.0,
     snr: float | None = 50.0,
@@ -60,8 +61,8 @@ def simulate(
     sidecar, names = _destination(Path(path), ["M0map", *(f"{name}map" for name in parameters), *shares])
     files.check_free(sidecar, list(names.values()), kind=FORMAT, force=force)
     scan = acquire(
-        model, scanned=scanned, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, gradient_delay=gradient_delay,
-        phase_drift=phase_drift, progress=progress,
+        model, scanned=scanned, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots, mask=mask,
+        gradient_delay=gradient_delay, phase_drift=phase_drift, progress=progress,
     )  # fmt: skip
     return write(scan, path, snr=snr, seed=seed, force=force)
 
@@ -73,12 +74,13 @@ def acquire(
     matrix: int = 192,
     fov: float = 240.0,
     n_coils: int = 8,
-    n_shots: int = 3,
+    n_shots: int | None = None,
+    mask: ArrayLike | None = None,
     gradient_delay: tuple[float, float, float] = (0.0, 0.0, 0.0),
     phase_drift: float = 0.0,
     progress: Callable[[int, int], object] | None = None,
 ) -> Scan:
-    """Compute the noise-free data of a golden-angle radial scan of a phantom: of a volume, of a koosh ball.
+    """Compute the noise-free data of a golden-angle radial scan of a phantom (a volume: a koosh ball), or of lines.
 
     Parameters
     ----------
@@ -93,7 +95,10 @@ def acquire(
         Voxels and field of view [mm] along every side of the image.
     n_coils, n_shots : int
         Receive coils; repetitions of the train of T frames, one readout each; in a slice the angle goes on over them,
-        for a volume see `koosh`.
+        for a volume see `koosh`. By default 3; a mask tells them itself.
+    mask : array (T, matrix), optional
+        Cartesian lines along x instead: those of every frame where it is not zero, centre of k-space at matrix // 2.
+        Shots are then as many as the fullest frame has lines, and shot i takes the i-th line of every frame.
     gradient_delay : tuple of 3 float
         S_x, S_y, S_xy [samples] that the trajectory of a slice does not tell, see `delays`.
     phase_drift : float
@@ -106,7 +111,11 @@ def acquire(
     UserError
         A number that is not possible, or a parameter that the phantom does not know.
     """
-    n_readouts = n_shots * model.n_frames
+    lines = None if mask is None else _lines(mask, model.n_frames, matrix)
+    if lines is not None and (n_shots is not None or any(gradient_delay) or _is_volume(model, scanned)):
+        raise UserError("simulate: a mask tells the lines of a slice; leave shots, gradient delays and volumes out")
+    n_shots = 3 if n_shots is None else n_shots
+    n_readouts = n_shots * model.n_frames if lines is None else len(lines)
     if min(matrix, n_coils, n_shots) < 1 or matrix < 8 or not 0 < fov < np.inf:
         raise UserError(
             f"simulate: matrix {matrix}, field of view {fov} mm, {n_coils} coils and {n_shots} shots; "
@@ -134,7 +143,10 @@ def acquire(
     n_cycles = int(getattr(model, "n_cycles", 1))
     cycle, shot, pulse = (axis.ravel() for axis in np.indices((n_cycles, n_shots, model.n_frames // n_cycles)))
     frame = cycle * (model.n_frames // n_cycles) + pulse
-    if volume:
+    if lines is not None:
+        shot, frame, line = lines.T
+        traj = sampled = trajectory.cartesian(line, matrix)
+    elif volume:
         traj = sampled = koosh.koosh_ball(model.n_frames, n_shots, matrix)[shot, frame]
     else:
         traj = trajectory.radial(n_readouts, matrix)
@@ -152,7 +164,10 @@ def acquire(
             progress(step, len(starts))
     # the sum has factor^ndim as many terms as on the image grid, of which the fine operator takes out the root
     ksp /= made.factor ** (traj.shape[2] / 2)
-    scan = Scan(ksp, traj, frame, shot, made, dict(model.spec), phi.shape[1], n_cycles, gradient_delay, phase_drift)
+    scan = Scan(
+        ksp, traj, frame, shot, made, dict(model.spec), phi.shape[1], n_cycles, gradient_delay, phase_drift,
+        line=None if lines is None else lines[:, 2],
+    )  # fmt: skip
     if phase_drift:
         times = scan.start_times
         ksp *= np.exp(1j * phase_drift * times / (times[-1] or 1.0))[:, None].astype(ksp.dtype)
@@ -215,6 +230,36 @@ def noise_covariance(scan: Scan, snr: float | None) -> NDArray[np.complex128]:
     sens = phantom.coils(n_coils, array_shape(scan.phantom.geometry.shape))[:, there]
     gathered = np.einsum("cv,cv->v", sens.conj(), np.linalg.solve(psi, sens)).real.mean()
     return psi * gathered * scan.sigma(snr) ** 2
+
+
+def read_mask(name: str) -> NDArray[np.bool_]:
+    """Return a mask (T, matrix) of the BART file `name`, dims 1 matrix 1 1 1 T as of ``bart poisson`` and ``join 5``.
+
+    Raises
+    ------
+    UserError
+        There is no such file, or it has other axes.
+    """
+    values = bart.read_cfl(name)
+    shape = [*values.shape, *[1] * 6][: max(6, values.ndim)]
+    if any(n != 1 for axis, n in enumerate(shape) if axis not in (1, 5)):
+        raise UserError(f"{name} has the dimensions {' '.join(map(str, shape))}, expected 1 lines 1 1 1 frames")
+    return np.asarray(values.reshape(shape[1], shape[5]).T != 0)
+
+
+def _lines(mask: ArrayLike, n_frames: int, matrix: int) -> NDArray[np.intp]:
+    """Return shot, frame and line (R, 3) of every readout in the order of time."""
+    wanted = np.asarray(mask) != 0
+    if wanted.shape != (n_frames, matrix):
+        raise UserError(
+            f"simulate: the mask has {' x '.join(map(str, wanted.shape))} frames and lines, sequence and matrix "
+            f"{n_frames} x {matrix}"
+        )
+    if not wanted.any(axis=1).all():
+        raise UserError(f"simulate: frame {int(wanted.any(axis=1).argmin())} of the mask has no line, expected some")
+    frame, line = np.nonzero(wanted)
+    shot = (np.cumsum(wanted, axis=1) - 1)[frame, line]
+    return np.stack([shot, frame, line], axis=1)[np.lexsort((frame, shot))]
 
 
 def _is_volume(model: SignalModel, scanned: str) -> bool:

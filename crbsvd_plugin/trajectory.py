@@ -59,6 +59,18 @@ def radial(n_readouts: int, matrix: int, *, oversampling: int = 2, first: int = 
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1)[:, None, :] * radius[:, None]
 
 
+def cartesian(line: NDArray[np.integer], matrix: int, *, oversampling: int = 2) -> NDArray[np.float64]:
+    """Compute lines (R, S, 2) along x, positions (y, x) in cycles per field of view.
+
+    Sample s of line l lies at k = (l - matrix//2, (s - S//2) / oversampling), S = oversampling x matrix.
+    """
+    n_samples = oversampling * matrix
+    traj = np.empty((len(line), n_samples, 2))
+    traj[..., 0] = (line - matrix // 2)[:, None]
+    traj[..., 1] = (np.arange(n_samples) - n_samples // 2) / oversampling
+    return traj
+
+
 def centre(
     traj: NDArray[Any], shape: tuple[int, ...], *, weights: NDArray[Any] | None = None
 ) -> tuple[tuple[int, ...], slice, NDArray[np.float64]]:

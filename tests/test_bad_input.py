@@ -230,6 +230,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*RECON, "--sens", "sigpy"), "'sigpy' is not one of 'native', 'bart'"),
     ((*RECON, "--bart-term", "W:7:0:1"), "asked for, but the backend is native; take the backend bart"),
     ((*MAPS, "--bart-lowmem"), "asked for, but the backend is native; take the backend bart"),
+    ((*MAPS, "--bart-keep", "files"), "asked for, but the backend is native; take the backend bart"),
     ((*RECON, "--backend", "bart", "--bart-term", "TF:{/etc/passwd}:1"), "a term of bart is 'TF:{/etc/passwd}:1'"),
     ((*RECON, "--backend", "bart", "--bart-term", "W:7:0:1", "--lam", "2"), "lam is 2, but terms of bart have weights"),
     ((*SIMULATE, "--matrix", "7"), "expected a matrix of at least 8"),

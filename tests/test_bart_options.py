@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from bart_case import recorder, stand_in
 
-from crbsvd_plugin import bart
+from crbsvd_plugin import bart, threads
 from crbsvd_plugin.cartesian import CartesianOperator
 from crbsvd_plugin.encoding import SubspaceOperator
 from crbsvd_plugin.errors import UserError
@@ -154,6 +155,31 @@ def test_the_arguments_for_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         reconstruct(operator, ksp, backend="bart", bart_options=BartOptions(lowmem=True))
     with pytest.raises(UserError, match="regulariser is llr: bart gets grids with l2 or"):
         reconstruct(operator, ksp, backend="bart", regulariser="llr")
+
+
+@pytest.mark.bart
+@pytest.mark.parametrize("shape", [(6, 10), (5, 7)])
+def test_files_of_a_grid_are_kept_with_their_command(
+    rng: np.random.Generator, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    """T2 shuffling as BART has it, without a trajectory: the command gives the image again, and a second the next."""
+    phi = np.linalg.qr(rng.standard_normal((4, 2)) + 1j * rng.standard_normal((4, 2)))[0]
+    sens = rng.standard_normal((2, 2, *shape))
+    operator = CartesianOperator(rng.random((4, *shape)) < 0.7, phi=phi, sens=sens[0] + 1j * sens[1])
+    ksp = operator.forward(rng.standard_normal(operator.coeff_shape))
+    options: dict[str, Any] = {"lam": 0.1, "iterations": 6}
+    keep = BartOptions(keep=str(tmp_path / "kept"))
+    with threads.limit(1):
+        found = [reconstruct(operator, factor * ksp, backend="bart", bart_options=keep, **options) for factor in (1, 2)]
+    for number, coeff in enumerate(found):
+        folder = tmp_path / "kept" / str(number)
+        command = json.loads((folder / "pics.json").read_text())["command"]
+        assert command == f"bart pics -l2 -r {0.1:.9g} -i 6 -w 1 {FILES}".split()
+        bart.run(command[1:], folder=folder, threads=1)
+        np.testing.assert_array_equal(bart.read_cfl(folder / "coeff").squeeze().T.reshape(coeff.shape), coeff)
+    native = reconstruct(operator, ksp, **options)
+    # conjugate gradients of two programs, in single precision
+    assert np.linalg.norm(found[0] - native) < 1e-4 * np.linalg.norm(native)
 
 
 def test_terms_that_more_voxels_would_change() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from bart_case import SLEEPER, is_running, recorder, stand_in, wait_until
 
-from crbsvd_plugin import run
+from crbsvd_plugin import bart, run
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.images import CoefficientImages
 
@@ -54,6 +54,31 @@ def test_its_options_are_in_the_sidecar_and_its_kernel_is_kept(here: Path, scrat
     assert main([*RECON[:-1], "plain", *BART, "--sens", "bart", "--iterations", "8"]) == 0
     assert np.linalg.norm(CoefficientImages.load(here / "plain").coeff - first) > 0.01 * np.linalg.norm(first)
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.bart
+def test_the_printed_command_gives_the_same_image_where_the_files_are_kept(
+    here: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is pasted; of the dimensions that are printed with it."""
+    options = ("--iterations", "8", "--lam", "0.01")
+    assert main([*RECON, *options, *BART, "--bart-keep", "files", "--threads", "1"]) == 0
+    capsys.readouterr()
+    assert main([*RECON, *options, "--dry-run"]) == 0
+    *_, command, dims = (line[13:] for line in capsys.readouterr().out.splitlines())
+    for part in dims.split(", "):
+        name, sizes = part.split(" ", 1)
+        found = (here / "files" / "0" / f"{name}.hdr").read_text().splitlines()[1].split()
+        assert found[: len(sizes.split())] == sizes.split()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command.split(), cwd=here / "files" / "0", env=environment, check=True)
+    pasted = bart.read_cfl(here / "files" / "0" / "coeff").squeeze().T
+    ours = CoefficientImages.load(here / "out").volume(0)
+    assert np.linalg.norm(ours) > 0
+    np.testing.assert_array_equal(pasted, ours.reshape(pasted.shape))
+    assert sorted(path.name for path in (here / "files").iterdir()) == ["0"]
+    line = refused(*RECON, *BART, "--bart-keep", "files", "--force")
+    assert "files for the files of bart exists; remove it, or name another folder" in line
 
 
 @pytest.mark.bart

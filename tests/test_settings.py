@@ -103,6 +103,7 @@ def test_later_texts_win_and_presets_come_first() -> None:
         ("os.path", "no preset is called 'os.path', expected one of: crbsvd, crbsvdcoefficients"),
         ("crbsvdd", r"did you mean 'crbsvd'\?"),
         ('{"kernelcache": "/tmp"}', "kernel_cache is for whoever starts"),
+        ('{"bart_keep": "/tmp/files"}', "bart_keep is for whoever starts"),
         ('{"b1": "/etc/b1.nii"}', "b1 is for whoever starts"),
         ('{"basis": "b"}', "a basis cannot be chosen here"),
         ('{"replicas": 3}', "no standard deviations are wanted"),

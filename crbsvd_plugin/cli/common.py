@@ -214,6 +214,10 @@ _READING = {
         help="Regularisation term as after bart pics -R, e.g. W:7:0:0.01, instead of --regulariser and --lam.",
     ),
     "bart_lowmem": click.option("--bart-lowmem", is_flag=True, help="The backend bart shall take less memory."),
+    "bart_keep": click.option(
+        "--bart-keep", callback=folder_name, metavar="DIR",
+        help="Keep what the backend bart reads, in DIR/0, 1, ...: there its command can be pasted.",
+    ),
     "regulariser": click.option(
         "--regulariser", type=click.Choice(["l2", "llr", "wavelet"]), default="l2", show_default=True,
         help="Penalty: energy, low rank of blocks, or wavelet coefficients.",

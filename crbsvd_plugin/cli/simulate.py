@@ -37,7 +37,8 @@ def _delays(_context: click.Context, parameter: click.Parameter, text: str) -> t
     "--fov", type=float, callback=common.within(10, 1000), default=240.0, show_default=True, help="Field of view [mm]."
 )
 @click.option("--coils", "n_coils", type=int, default=8, show_default=True, help="Receive coils.")
-@click.option("--shots", "n_shots", type=int, default=3, show_default=True, help="Repetitions of the train.")
+@click.option("--shots", "n_shots", type=int, show_default="3", help="Repetitions of the train.")
+@click.option("--mask", help="Cartesian lines instead of spokes: a BART file, 1 x lines x 1 x 1 x 1 x frames.")
 @click.option(
     "--gradient-delay", metavar="SX,SY,SXY", default="0,0,0", callback=_delays,
     help="Move the data that far off the trajectory that is written [samples].",
@@ -59,7 +60,8 @@ def command(
     matrix: int,
     fov: float,
     n_coils: int,
-    n_shots: int,
+    n_shots: int | None,
+    mask: str | None,
     gradient_delay: tuple[float, float, float],
     phase_drift: str,
     snr: str,
@@ -68,6 +70,8 @@ def command(
     force: bool,
 ) -> None:
     """Scan a digital phantom with the sequence SPEC: golden-angle radial readouts as MRD raw data.
+
+    With --mask Cartesian lines, as for T2 shuffling.
 
     A slice with T1 and T2 (so not for mgre); for qmt-hsfp a volume with two pools, in a koosh ball.
     """
@@ -78,7 +82,8 @@ def command(
     with common.stages() as report:
         written = simulate.simulate(
             model, output, scanned=scanned, matrix=matrix, fov=fov, n_coils=n_coils, n_shots=n_shots,
-            gradient_delay=gradient_delay, phase_drift=quantity(phase_drift, si="rad"),
+            mask=None if mask is None else simulate.read_mask(mask), gradient_delay=gradient_delay,
+            phase_drift=quantity(phase_drift, si="rad"),
             snr=common.number_or_none(snr, "--snr"), seed=seed, force=force,
             progress=lambda done, total: report("k-space", done, total),
         )  # fmt: skip

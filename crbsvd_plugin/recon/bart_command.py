@@ -12,7 +12,7 @@ import numpy as np
 from .. import bart
 from ..errors import UserError
 from ..threads import count
-from .bart_files import BASIS, COEFF, KSP, PATTERN, PSF, SENS, START, TRAJ
+from .bart_files import BASIS, COEFF, KSP, PATTERN, PSF, SENS, START, TRAJ, keep
 from .bart_options import Term, solver_of
 from .penalty import Regulariser, Shift
 
@@ -92,10 +92,20 @@ def pics_command(
 
 
 def run_pics(
-    command: list[str], folder: Path, *, iterations: int, callback: Callable[[int, None], object] | None
+    command: list[str],
+    folder: Path,
+    *,
+    iterations: int,
+    callback: Callable[[int, None], object] | None,
+    place: str | None = None,
 ) -> NDArray[np.complex64]:
-    """Run a command of `pics_command` in the folder of its files, and return the images as they stand in the file."""
+    """Run a command of `pics_command` in the folder of its files, and return the images as they stand in the file.
+
+    With a place, the files are kept there, see `bart_files.keep`.
+    """
     done = 0
+    if place is not None:
+        keep(folder, place, command)
 
     def on_line(line: str) -> None:
         nonlocal done

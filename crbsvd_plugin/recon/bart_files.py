@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import bart
+from .. import bart, files
 from ..errors import UserError
 
+FORMAT = "crbsvd-bart-files/1"
 KSP, TRAJ, PATTERN, BASIS, SENS = "ksp", "traj", "pattern", "basis", "sens"
 COEFF, START, PSF = "coeff", "start", "psf"
 
@@ -115,6 +118,25 @@ def export(
     bart.write_cfl_blocks(folder / KSP, (*sampled, n_coils, 1, n_frames), _ksp(operator, ksp, frames, n_spokes, moved))
     bart.write_cfl_blocks(folder / PATTERN, (*sampled, 1, 1, n_frames), _pattern(operator, frames, plane))
     bart.write_cfl_blocks(folder / TRAJ, (3, *plane, 1, 1, n_frames), _traj(operator, frames, plane, padded))
+
+
+def keep(folder: Path, place: str | Path, command: Sequence[str]) -> Path:
+    """Write what a command of ``pics`` reads into the first free of the folders 0, 1, ... of `place`, and return it.
+
+    pics.json has the command: pasted there, it gives the file of the images.
+
+    Raises
+    ------
+    UserError
+        The place cannot be written.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".cfl", ".hdr") and path.stem != COEFF)
+    own = next(path for n in itertools.count() if not (path := Path(place) / str(n)).exists())
+    with files.product(own / "pics.json", [path.name for path in found], kind=FORMAT, force=False) as product:
+        for path in found:
+            shutil.copyfile(path, product.path(path.name))
+        product.commit({"command": list(command)})
+    return own
 
 
 def _ksp(

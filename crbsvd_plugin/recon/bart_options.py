@@ -91,10 +91,13 @@ class BartOptions:
         What A and B mean, ``bart pics -Rh`` says; dimension 0 is the last axis of an image, 6 the coefficients.
     lowmem : bool
         ``pics -U``: take less memory for the transform of readouts.
+    keep : str, optional
+        Folder that gets the files of ``pics``, see `bart_files.keep`.
     """
 
     terms: tuple[str, ...] = ()
     lowmem: bool = False
+    keep: str | None = None
 
     def read(self) -> list[Term]:
         """Return the terms.
@@ -116,7 +119,7 @@ class BartOptions:
         """
         if backend != "bart" and self != PLAIN:
             raise UserError(
-                f"terms or low memory of bart are asked for, but the backend is {backend}; take the backend bart"
+                f"terms, low memory or files of bart are asked for, but the backend is {backend}; take the backend bart"
             )
         kinds = [term.kind for term in self.read()]
         if kinds and (regulariser != "l2" or lam):

@@ -88,7 +88,7 @@ def solve(
             images = images - step * (operator.normal(images) - right)
     return pics(
         operator, ksp, lam=lam, iterations=iterations, regulariser=regulariser, block=block, shift=shift, step=step,
-        start=images, terms=terms, lowmem=options.lowmem, callback=callback,
+        start=images, terms=terms, lowmem=options.lowmem, keep=options.keep, callback=callback,
     )  # fmt: skip
 
 
@@ -105,6 +105,7 @@ def pics(
     start: NDArray[Any] | None = None,
     terms: Sequence[Term] = (),
     lowmem: bool = False,
+    keep: str | None = None,
     callback: Callable[[int, None], object] | None = None,
 ) -> NDArray[np.complex64]:
     """Compute coefficient images with BART.
@@ -154,7 +155,8 @@ def pics(
         if lowmem or not (terms or regulariser == "l2"):
             what = "low memory" if lowmem else f"regulariser is {regulariser}"
             raise UserError(f"{what}: bart gets grids with l2 or its own terms alone; take the backend native")
-        return _on_grid(operator, ksp, pics_command(lam=lam, **given, cartesian=True), iterations, start, callback)
+        command = pics_command(lam=lam, **given, cartesian=True)
+        return _on_grid(operator, ksp, command, iterations, start, keep, callback)
     if not isinstance(operator, Readouts):
         raise UserError(
             f"bart has no form for the operator {type(operator).__name__}, expected readouts or a grid; "
@@ -182,7 +184,7 @@ def pics(
             whole[:, *inner] = start
             bart.write_cfl(folder / START, columns(whole)[:, :, :, None, None, None])
         kernel.write(folder)
-        image = run_pics(command, folder, iterations=iterations, callback=callback)
+        image = run_pics(command, folder, iterations=iterations, callback=callback, place=keep)
         kernel.keep(folder)
     coeff = np.ascontiguousarray(image.T.reshape(-1, *padded)[:, *inner])
     if terms or regulariser == "l2":
@@ -197,6 +199,7 @@ def _on_grid(
     command: list[str],
     iterations: int,
     start: NDArray[Any] | None,
+    keep: str | None,
     callback: Callable[[int, None], object] | None,
 ) -> NDArray[np.complex64]:
     """Run a command of `pics_command` for Cartesian k-space, see `bart_grid`."""
@@ -206,7 +209,7 @@ def _on_grid(
         bart_grid.export(operator, ksp, folder)
         if start is not None:
             bart.write_cfl(folder / START, columns(start)[:, :, :, None, None, None])
-        image = run_pics(command, folder, iterations=iterations, callback=callback)
+        image = run_pics(command, folder, iterations=iterations, callback=callback, place=keep)
     return np.ascontiguousarray(image.T.reshape(operator.coeff_shape))
 
 
