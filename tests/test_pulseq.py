@@ -144,6 +144,8 @@ def test_a_label_tells_the_frame_and_the_last_pass_its_signal(tmp_path: Path) ->
     assert np.abs(signal(path, TISSUES, "b1=false", "frame=ECO") - expected[:, N:]).max() < ROUNDING
     with pytest.raises(UserError, match="no label 'SET'"):
         resolve(str(path), ["frame=SET"])
+    with pytest.raises(UserError, match=r"frame is \[1\], expected adc or the name of a label"):
+        resolve(str(path), ["frame=[1]"])
 
 
 def test_an_adiabatic_inversion_ignores_b1(tmp_path: Path) -> None:
@@ -212,6 +214,33 @@ def _fat(builder: Builder) -> None:
     builder.add(block(1.5, "saturation", freq_offset=-440.0)).add(block(0.5)).add(spoke(0.0)[2])
 
 
+def _two_slices(builder: Builder) -> None:
+    for offset in (0.0, 4000.0):
+        rf, gz, back = pp.make_sinc_pulse(
+            0.5,
+            duration=2e-3,
+            slice_thickness=5e-3,
+            system=SYSTEM,
+            return_gz=True,
+            use="excitation",
+            freq_offset=offset,
+        )
+        builder.add(rf, gz).add(back).add(spoke(0.0)[2])
+
+
+def _oblique(builder: Builder) -> None:
+    for axis in "zy":
+        gradient = pp.make_trapezoid(axis, amplitude=3e5, flat_time=2e-3, system=SYSTEM)
+        back = pp.make_trapezoid(axis, area=-gradient.area / 2, duration=1e-3, system=SYSTEM)
+        rf = block(0.5)
+        rf.delay = 1e-3
+        builder.add(rf, gradient).add(back).add(spoke(0.0)[2])
+
+
+def _triggered(builder: Builder) -> None:
+    builder.add(pp.make_trigger("physio1", duration=1e-3, system=SYSTEM)).add(block(0.5)).add(spoke(0.0)[2])
+
+
 def _early(builder: Builder) -> None:
     builder.add(spoke(0.0)[2]).add(block(0.5))
 
@@ -224,6 +253,9 @@ def _early(builder: Builder) -> None:
         (_chirp, r"block 1: the phase of the pulse \(use: excitation\) is modulated"),
         (_two_dimensional, "block 1: a gradient changes while the pulse plays"),
         (_fat, "block 1: a pulse -440 Hz off resonance without a gradient"),
+        (_two_slices, "block 4: the pulse selects another slice than that of block 1"),
+        (_oblique, "block 4: the pulse selects another slice than that of block 1"),
+        (_triggered, "block 1: waits for a trigger"),
         (_early, "block 1: an ADC comes before the first pulse"),
     ],
 )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from .scan import Scan
 from .train import Train
 
@@ -31,7 +32,10 @@ def settings(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     UserError
         The file cannot be read, or the phase graphs cannot represent it.
     """
+    frame = content.get("frame", ADC)
+    if not isinstance(frame, str):
+        raise UserError(f"frame is {frame!r}, expected {ADC} or the name of a label, such as ECO")
     told = {key: value for key, value in content.items() if key not in ("name", "frame")}
-    train = Train(Scan.read(path), content.get("frame", ADC))
+    train = Train(Scan.read(path), frame)
     implied = {"operators": train.operators().tolist(), "w0": train.balanced, "t1_nuisance": train.spin_echoes}
     return {"name": "pulseq", **implied, **told}

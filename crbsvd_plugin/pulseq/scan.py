@@ -39,6 +39,10 @@ class Pulse:
         Nominal flip angle and phase [rad]; of a pulse whose phase is modulated the angle is not a number.
     use : str
         As pypulseq has it: excitation, refocusing, inversion, saturation, preparation, other, undefined.
+    plane : array (3,) or None
+        Gradient [Hz/m] while it plays, None if there is none: it selects the points r with plane . r = offset.
+    offset : float
+        Frequency [Hz].
     """
 
     block: int
@@ -46,6 +50,8 @@ class Pulse:
     angle: float
     phase: float
     use: str
+    plane: NDArray[np.float64] | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,9 @@ class Scan:
             for label in (block.label or {}).values():
                 before = labels.get(label.label, 0) if label.type == "labelinc" else 0
                 labels[label.label] = before + int(label.value)
+            for trigger in getattr(block, "trigger", {}).values():
+                if trigger.type == "trigger":
+                    raise UserError(f"{where}: waits for a trigger, expected times that the file knows")
             if block.rf is not None:
                 pulses.append(_pulse(block.rf, number, start, waves, where))
             if block.adc is not None:
@@ -196,7 +205,9 @@ def _pulse(rf: Any, number: int, start: float, waves: list[Any], where: str) -> 
     area = plain.sum() * 2 * rf.t[0] if on_raster else np.trapezoid(plain, rf.t)
     modulated = np.abs(plain.imag).max() > _REAL * size.max()
     angle = np.nan if modulated else float(2 * np.pi * np.real(area))
-    return Pulse(number, float(start + rf.delay + rf.center), angle, wrapped(phase), rf.use)
+    plane = gradient.mean(axis=0) if strongest > _NONE else None
+    centre = float(start + rf.delay + rf.center)
+    return Pulse(number, centre, angle, wrapped(phase), rf.use, plane, float(rf.freq_offset))
 
 
 def _readout(adc: Any, number: int, start: float, labels: dict[str, int], where: str) -> Readout:

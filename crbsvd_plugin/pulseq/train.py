@@ -30,6 +30,7 @@ _TILTED = np.deg2rad(90.01)  # what has no use turns further than an excitation:
 # digits, and 1e-4 of the edge of k-space is a hundredth of a cycle per field of view
 _EQUAL, _ZERO = 1e-4, 1e-2
 _MOST_SHIFTS = 20
+_TILT, _APART = 1e-3, 1e-4  # slices are the same up to rad and m
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Train:
         self._scan = scan
         if not scan.pulses:
             raise UserError(f"{scan.path} has no pulse: it gives no signal; expected the file of a whole scan")
+        self._check_planes()
         self._uses = _uses(scan.pulses)
         times = np.array([pulse.time for pulse in scan.pulses])
         self._times = np.append(times, scan.duration)
@@ -93,6 +95,7 @@ class Train:
         largest = max(float(np.linalg.norm(m, axis=-1).max(initial=0.0)) for m in (*moments, between))
         self._equal = max(_EQUAL * largest, _ZERO)
         self._unit, self._shifts = self._orders(between)
+        self._most = max((n for n in self._shifts if n is not None), default=0)
         self.echoes = [self._echo(*found) for found in zip(readouts, before, moments, strict=True)]
         self.frames = _frames(self.echoes, frame, scan)
         self.balanced = self._unit is None
@@ -109,6 +112,20 @@ class Train:
 
     def _where(self, block: int) -> str:
         return f"{self._scan.path}: block {block}"
+
+    def _check_planes(self) -> None:
+        """Refuse several slices: what one pulse turns, another would leave alone."""
+        selective = [(pulse, pulse.plane, pulse.offset) for pulse in self._scan.pulses if pulse.plane is not None]
+        for pulse, plane, offset in selective[1:]:
+            _, first, first_offset = selective[0]
+            # plane . r = offset with normals of one length, that of the first
+            scale = plane @ first / (plane @ plane)
+            tilted = np.linalg.norm(scale * plane - first) > _TILT * np.linalg.norm(first)
+            if tilted or abs(scale * offset - first_offset) > _APART * np.linalg.norm(first):
+                raise UserError(
+                    f"{self._where(pulse.block)}: the pulse selects another slice than that of block "
+                    f"{selective[0][0].block}; expected the file of one slice"
+                )
 
     def _orders(self, between: NDArray[np.float64]) -> tuple[NDArray[np.float64] | None, list[int | None]]:
         """Return the unit of the orders, None where balanced, and the shifts of the intervals; None: all is crushed."""
@@ -143,10 +160,8 @@ class Train:
 
     def _echo(self, readout: Readout, pulse: int, moment: NDArray[np.float64]) -> Echo:
         """Return which order a readout records, and when."""
-        known = [n for n in self._shifts if n is not None]
-        most = max(known, default=0)
         here = self._shifts[pulse] if pulse < len(self._shifts) else None
-        orders = range(1 if self._unit is None else (most if here is None else here) + 1)
+        orders = range((self._most if here is None else here) + 1)
         unit = np.zeros(3) if self._unit is None else self._unit
         middle = readout.times.mean()
         found = []
@@ -174,10 +189,13 @@ class Train:
         if [last[frame] for frame in range(len(last))] != recorded:
             raise UserError(f"{self._scan.path}: the frames do not come in the order of their numbers in the last pass")
         schedule = Schedule()
+        behind: list[list[Echo]] = [[] for _ in self._scan.pulses]
+        for echo in recorded:
+            behind[echo.pulse].append(echo)
         for i, pulse in enumerate(self._scan.pulses):
             self._turn(schedule, pulse, self._uses[i])
             now, done = pulse.time, 0
-            for echo in (echo for echo in recorded if echo.pulse == i):
+            for echo in behind[i]:
                 if echo.order < done:
                     raise UserError(
                         f"{self._where(echo.readout.block)}: an ADC records an order that an earlier one has left"
