@@ -8,6 +8,7 @@ to 1e-5 x 1.28 ms = 1.3e-8 s, which is `ECHO`: a signal of at most 1 changes by 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,10 @@ def test_what_cannot_be_mapped_is_refused_with_its_block(
         (lambda text: text.replace("[BLOCKS]", "[BLOCKZ]"), "cannot be read as a Pulseq file"),
         (lambda text: text.replace("[SHAPES]", "[SHAPES]\n\nshape_id x"), "cannot be read as a Pulseq file"),
         (lambda text: text[: text.index("[ADC]")], "cannot be read as a Pulseq file"),
+        # a readout gradient without an end: pypulseq raises a warning
+        (lambda text: re.sub(r"(\[TRAP\]\n.*?) +\d+\n", r"\1 nan\n", text, count=1), "cannot be read as a Pulseq"),
+        (lambda text: text.replace("BlockDurationRaster 1e-05", "BlockDurationRaster 3.7"), "not finite"),
+        (lambda text: re.sub(r"(\[ADC\]\n\d+) 64", r"\1 0", text), "an ADC of 0 samples"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -16,8 +16,12 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# what pypulseq raises for damaged files
-_BROKEN = (ValueError, LookupError, RuntimeError, TypeError, AttributeError, NameError, ArithmeticError, OSError)
+# what pypulseq raises for damaged files: it raises warnings, too
+_BROKEN = (
+    ValueError, LookupError, RuntimeError, TypeError, AttributeError, NameError, ArithmeticError, AssertionError,
+    OSError, Warning,
+)  # fmt: skip
+_MOST_SAMPLES = 10**7
 _FORMATS = ((1, 4), (1, 5))
 _REAL = 1e-3  # of the peak; shapes have six digits
 _STEADY, _NONE = 1e-2, 10.0  # of the strongest gradient; Hz/m, a hundredth of a cycle/m in a pulse of 1 ms
@@ -213,6 +217,8 @@ def _pulse(rf: Any, number: int, start: float, waves: list[Any], where: str) -> 
 def _readout(adc: Any, number: int, start: float, labels: dict[str, int], where: str) -> Readout:
     if len(adc.phase_modulation) or adc.freq_ppm or adc.phase_ppm:
         raise UserError(f"{where}: the phase of the receiver is modulated, or told in ppm, expected an offset in Hz")
+    if not (1 <= adc.num_samples <= _MOST_SAMPLES and adc.dwell > 0):
+        raise UserError(f"{where}: an ADC of {adc.num_samples} samples, every {adc.dwell:g} s, expected at least one")
     first = start + adc.delay
     times = first + (np.arange(adc.num_samples) + 0.5) * adc.dwell
     phase = adc.phase_offset - 2 * np.pi * adc.freq_offset * first

@@ -91,6 +91,8 @@ class Train:
         moments = [
             scan.moment(readout.times) - self._at[pulse] for readout, pulse in zip(readouts, before, strict=True)
         ]
+        if not all(np.isfinite(values).all() for values in (self._times, self._at, *moments)):
+            raise UserError(f"{scan.path} has times or gradients that are not finite; export it again")
         between = np.diff(self._at[:-1], axis=0)
         largest = max(float(np.linalg.norm(m, axis=-1).max(initial=0.0)) for m in (*moments, between))
         self._equal = max(_EQUAL * largest, _ZERO)
