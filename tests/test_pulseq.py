@@ -21,6 +21,7 @@ from seq_case import SYSTEM, Builder, block, gradient_echoes, spin_echoes, spoke
 from crbsvd_plugin import models
 from crbsvd_plugin.cli import main
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.models.schedule import Schedule
 from crbsvd_plugin.pulseq.scan import Scan
 from crbsvd_plugin.spec import resolve
 from crbsvd_plugin.testing import check_model
@@ -113,6 +114,37 @@ def test_a_cpmg_train_is_fse(tmp_path: Path, old: bool, crusher: float) -> None:
     assert np.abs(found - expected).max() < 1e-5
 
 
+def test_a_readout_that_is_not_rewound_dephases(tmp_path: Path) -> None:
+    builder = Builder()
+    before, readout, adc = spoke(0.0)
+    half = pp.calc_duration(*readout) / 2
+    for i, angle in enumerate(ANGLES):
+        start = 2e-3 + 0.01 * i
+        builder.pulse_at(start, block(angle)).until(start + 0.005 - half - 1e-3).add(*before).add(*readout, adc)
+    train = {"flip_angles": written(ANGLES), "te": 0.005, "ti": None, "recovery": None, "accuracy": 0.0}
+    found = signal(builder.write(tmp_path / "scan.seq"), TISSUES, "b1=false")
+    assert np.abs(found - named("mrf-fisp", TISSUES, **train)).max() < ROUNDING
+
+
+def test_moments_may_be_multiples_of_a_part_of_the_smallest(tmp_path: Path) -> None:
+    builder, expected = Builder(), Schedule()
+    before, readout, adc = spoke(0.0)
+    half = pp.calc_duration(*readout) / 2
+    for i, (angle, shifts) in enumerate(zip(written(ANGLES), np.resize([2, 3, 2, 5], N), strict=True)):
+        start = 2e-3 + 0.01 * i
+        builder.pulse_at(start, block(angle)).until(start + 0.005 - half - 1e-3).add(*before).add(*readout, adc)
+        builder.add(*before, pp.make_trapezoid("z", area=200 * shifts, duration=1e-3, system=SYSTEM))
+        expected.pulse(angle, 0.0).relax(0.005).read(0.0, 0.0).relax(0.005)
+        for _ in range(shifts):
+            expected.shift()
+    model = models.build({"name": "pulseq", "operators": expected.rows.tolist(), "b1": False, "accuracy": 0.0})
+    found = signal(builder.write(tmp_path / "scan.seq"), TISSUES, "b1=false")
+    assert np.abs(found - model.signal(TISSUES)).max() < ROUNDING
+    # equal shifts would make another signal
+    train = {"flip_angles": written(ANGLES), "te": 0.005, "ti": None, "recovery": None, "accuracy": 0.0}
+    assert np.abs(found - named("mrf-fisp", TISSUES, **train)).max() > 1e-2
+
+
 def test_several_echoes_of_one_pulse_are_frames(tmp_path: Path) -> None:
     builder = Builder().pulse_at(2e-3, block(np.pi / 2))
     before, readout, adc = spoke(0.0)
@@ -201,6 +233,13 @@ def _reversed(builder: Builder) -> None:
         builder.add(*before, pp.make_trapezoid("z", area=area, duration=1e-3, system=SYSTEM))
 
 
+def _little(builder: Builder) -> None:
+    before, readout, adc = spoke(0.0)
+    for _ in range(2):
+        builder.add(block(0.5)).add(*before).add(*readout, adc)
+        builder.add(*before, pp.make_trapezoid("z", area=20, duration=1e-3, system=SYSTEM))
+
+
 def _chirp(builder: Builder) -> None:
     shape = np.exp(40j * np.linspace(-0.5, 0.5, 1000) ** 2)
     builder.add(pp.make_arbitrary_rf(shape, 1.0, system=SYSTEM, use="excitation")).add(spoke(0.0)[2])
@@ -251,6 +290,7 @@ def _early(builder: Builder) -> None:
     [
         (_unrewound, "block [47]: the gradients before this pulse leave"),
         (_reversed, "block 9: the gradients before this pulse leave"),
+        (_little, r"block 5: the gradients before this pulse leave 0\.1 cycles per field of view"),
         (_chirp, r"block 1: the phase of the pulse \(use: excitation\) is modulated"),
         (_two_dimensional, "block 1: a gradient changes while the pulse plays"),
         (_fat, "block 1: a pulse -440 Hz off resonance without a gradient"),

@@ -30,6 +30,7 @@ _TILTED = np.deg2rad(90.01)  # what has no use turns further than an excitation:
 # digits, and 1e-4 of the edge of k-space is a hundredth of a cycle per field of view
 _EQUAL, _ZERO = 1e-4, 1e-2
 _MOST_SHIFTS = 20
+_CYCLES = 0.99  # what dephases less across the field of view is neither balanced nor spoiled
 _TILT, _APART = 1e-3, 1e-4  # slices are the same up to rad and m
 
 
@@ -94,9 +95,13 @@ class Train:
         if not all(np.isfinite(values).all() for values in (self._times, self._at, *moments)):
             raise UserError(f"{scan.path} has times or gradients that are not finite; export it again")
         between = np.diff(self._at[:-1], axis=0)
-        largest = max(float(np.linalg.norm(m, axis=-1).max(initial=0.0)) for m in (*moments, between))
+        ends = list(zip(self._uses[:-1], self._uses[1:], strict=True))
+        prepares = np.array([(a in _PREPARING) != (b in _PREPARING) for a, b in ends], dtype=bool)
+        rests = np.array([(a, b) == ("refocusing", "excitation") for a, b in ends], dtype=bool)
+        within = between[~(prepares | rests)]
+        largest = max(float(np.linalg.norm(m, axis=-1).max(initial=0.0)) for m in (*moments, within))
         self._equal = max(_EQUAL * largest, _ZERO)
-        self._unit, self._shifts = self._orders(between)
+        self._unit, self._shifts = self._orders(between, prepares, rests)
         self._most = max((n for n in self._shifts if n is not None), default=0)
         self.echoes = [self._echo(*found) for found in zip(readouts, before, moments, strict=True)]
         self.frames = _frames(self.echoes, frame, scan)
@@ -129,18 +134,27 @@ class Train:
                     f"{selective[0][0].block}; expected the file of one slice"
                 )
 
-    def _orders(self, between: NDArray[np.float64]) -> tuple[NDArray[np.float64] | None, list[int | None]]:
+    def _orders(
+        self, between: NDArray[np.float64], prepares: NDArray[np.bool_], rests: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64] | None, list[int | None]]:
         """Return the unit of the orders, None where balanced, and the shifts of the intervals; None: all is crushed."""
-        ends = list(zip(self._uses[:-1], self._uses[1:], strict=True))
         size = np.linalg.norm(between, axis=-1)
         moved = size > self._equal
-        crushed = moved & np.array([(a in _PREPARING) != (b in _PREPARING) for a, b in ends], dtype=bool)
-        resting = moved & np.array([(a, b) == ("refocusing", "excitation") for a, b in ends], dtype=bool)
+        crushed, resting = moved & prepares, moved & rests
         counted = np.flatnonzero(moved & ~crushed & ~resting)
         if not len(counted):
             return None, [None if lost else 0 for lost in moved]
         smallest = between[counted[size[counted].argmin()]]
         smallest = smallest * np.copysign(1.0, smallest @ between[counted[0]])
+        fov = np.inf if self._scan.fov is None else np.where(self._scan.fov > 0, self._scan.fov, np.inf)
+        # an axis without a moment, or without a length, tells nothing
+        across = np.abs(smallest)
+        cycles = np.where(across > self._equal, fov, 0.0) * across
+        if cycles.max() < _CYCLES:
+            raise UserError(
+                f"{self._where(self._scan.pulses[counted[size[counted].argmin()] + 1].block)}: the gradients before "
+                f"this pulse leave {cycles.max():.2g} cycles per field of view, expected none, or at least one"
+            )
         fits, counts, unit = np.zeros(len(between), bool), np.zeros(len(between), int), smallest
         for divisor in (1, 2, 3, 4):
             unit = smallest / divisor
