@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from . import models, outside
+from . import models, outside, pulseq
 from .distribution import Distribution, Grid, Normal, Reciprocal, Uniform, fixed
 from .errors import UserError, nearest
 from .model import Parameter, SignalModel, defaults_of
@@ -114,7 +114,8 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
     UserError
         The name, a file, a key or a value cannot be understood.
     """
-    content: dict[str, Any] = {"name": text} if text in models.names() or outside.is_named(text) else _read(text)
+    named_so = text in models.names() or outside.is_named(text) or pulseq.is_named(text)
+    content: dict[str, Any] = {"name": text} if named_so else _read(text)
     home = Path(text).parent if text.endswith(".toml") else Path()
     folder = home if "train" in content else Path()
     for setting in settings:
@@ -125,6 +126,8 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
         folder = Path() if key.strip() == "train" else folder
     if outside.is_named(content.get("name")):
         return _from_outside(content, home)
+    if pulseq.is_named(content.get("name")):
+        content = pulseq.settings(home / content["name"], content)
     if "train" in content and "TRF" in models.settings(content.get("name")):
         content |= train.settings(content.pop("train"), folder, content)
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}

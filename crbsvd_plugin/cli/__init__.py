@@ -28,6 +28,7 @@ VERBS = {
     "import": "Take over a basis of another program.",
     "export": "Write a basis for another program.",
     "check-model": "Is a model right? Shapes, derivatives, determinism, units.",
+    "trajectory": "Write the trajectory of a Pulseq file, for recon and maps.",
     "simulate": "Write raw data of a digital phantom, and its true maps.",
     "recon": "Reconstruct coefficient images from raw data.",
     "fit": "Fit maps to coefficient images.",

@@ -23,6 +23,8 @@ _MODELS = {
     "mgre": ("mgre", "Mgre"),
     "bssfp-mrf": ("bssfp", "BssfpMrf"),
 }
+# what no SPEC can name, since a file tells its settings
+_TOLD = {"pulseq": ("operators", "Operators")}
 # models from outside of the package that were named in this process, by what they were made of
 _NAMED: dict[str, SignalModel] = {}
 
@@ -117,11 +119,11 @@ def _key(spec: Mapping[str, Any]) -> str:
 
 def _model(name: object) -> Any:
     """Return the class of a built-in model."""
-    if not isinstance(name, str) or name not in _MODELS:
+    if not isinstance(name, str) or name not in _MODELS | _TOLD:
         raise UserError(
             f"model {name!r} is unknown, expected one of: {', '.join(_MODELS)}{nearest(str(name), _MODELS)}"
         )
-    module, cls = _MODELS[name]
+    module, cls = (_MODELS | _TOLD)[name]
     return getattr(importlib.import_module(f".{module}", __name__), cls)
 
 
