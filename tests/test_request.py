@@ -181,10 +181,10 @@ def test_the_tolerance_is_that_of_the_fold_or_of_the_model() -> None:
 
 
 def test_the_forecast_of_a_long_train_is_above_what_was_met() -> None:
-    """6 x 1142 pulses of the paper need nearly all dimensions at any tolerance: a sweep took 9.4 GiB."""
+    """6 x 1142 pulses of the paper: where its subspace is cut, a sweep of 8,239 fingerprints took 2.19 GB."""
     alpha = np.full((6, 1142), 0.3).tolist()
     settings = [f"alpha={alpha}", f"TRF={np.full((6, 1142), 3e-4).tolist()}"]
     asked = Request(spec="qmt-hsfp", settings=settings, train="8192")
     spec = asked.resolved()
     atoms = spec.prior.thinned(8192, spec.model.parameters).atoms(spec.model.parameters)
-    assert 9000 < request.mebibytes(asked.settled(spec).training(spec.model, atoms)) < 11000
+    assert 2090 < request.mebibytes(asked.settled(spec).training(spec.model, atoms)) < 3800

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UserError
 from ..model import Defaults, Parameter
 from . import epg
+from .pulses import hard_pulse
 from .rows import RowModel
 from .schedule import INVERT, PREPARE, PULSE, READ, RELAX
 
@@ -77,7 +78,7 @@ class Operators(RowModel):
         # in the turned frame of `epg` pulses of phase 0 and pi are real: -w0 makes of s its conjugate, but for the sign
         self.conjugated_by = "w0" if w0 and np.all(np.abs(np.sin(phases)) < 1e-12) else None
         largest = float(np.abs(self.operators[codes == PULSE, 1]).max(initial=0.0))
-        self._pulses = epg.hard_pulse(largest * (_LONGEST_B1 if b1 else 1.0))
+        self._pulses = hard_pulse(largest * (_LONGEST_B1 if b1 else 1.0))
 
     def _checked(self, operators: Sequence[Sequence[float]]) -> NDArray[np.float64]:
         if not operators or any(len(row) != 3 for row in operators):
