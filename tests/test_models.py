@@ -26,7 +26,7 @@ def small(name: str) -> Spec:
 def test_derivatives_equal_central_differences(name: str) -> None:
     """At atoms of the default dictionary; `testing.check_model` derives its 1e-6 from the step.
 
-    Second derivatives of the interpolated saturation of `qmt-hsfp` have steps, which differences feel.
+    Of T2s, which moves the signal of `qmt-hsfp` least, rounding can be more than 1e-6 of the derivative.
     """
     model = models.smooth(small(name).model.spec)
     for atoms in small(name).fit_prior.thinned(40, model.parameters).atoms(model.parameters):
