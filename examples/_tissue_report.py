@@ -67,6 +67,13 @@ def rows_of(name: str, folder: Path, quiet: Path, quantity: str, truth: Mapping[
     return rows
 
 
+def errors_of(folder: Path, quantity: str, truth: Mapping[str, Path]) -> dict[str, float]:
+    """Return the medians of |estimate / truth - 1| of a map in all pure voxels of every tissue."""
+    found, true = (load_map(path)[0] for path in (folder / f"{quantity}map.nii.gz", truth[f"{quantity}map"]))
+    pure = {tissue: load_map(truth[tissue])[0] > PURE for tissue in TISSUES}
+    return {tissue: float(np.median(np.abs(found[there] / true[there] - 1))) for tissue, there in pure.items()}
+
+
 def table(rows: Sequence[Row], quantity: str) -> list[str]:
     """Return the rows as a table."""
     names = ["", "tissue", "voxels", f"true {quantity} [ms]", "found [ms]", "bias [%]", "error [%]"]

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from _tissue_report import Row, explained, montage, rows_of, table
+from _tissue_report import Row, errors_of, explained, montage, rows_of, table
 
 from crbsvd_plugin import bart, bundle, forecast, run, simulate
 from crbsvd_plugin.images import CoefficientImages
@@ -60,15 +60,17 @@ def shuffle(work: Path, options: argparse.Namespace) -> str:
     )
     bundle.plan(request, basis, force=False).make(report=silent)
     mask = draw_mask(work, options)
-    scan = simulate.acquire(
-        resolve(MODEL, [*SCANNED, angles]).model, matrix=options.matrix, n_coils=options.coils, mask=mask
+    model = resolve(MODEL, [*SCANNED, angles]).model
+    scan, whole = (
+        simulate.acquire(model, matrix=options.matrix, n_coils=options.coils, mask=lines)
+        for lines in (mask, np.ones_like(mask))
     )
     raw = simulate.write(scan, work / "scan.h5", snr=options.snr)
-    quiet = work / "maps-quiet"
+    quiet, full = work / "maps-quiet", work / "maps-full"
     config = run.config(basis=basis, iterations=options.iterations, mask_level=MASK_LEVEL, std=False, refine=True)
-    run.maps(
-        str(simulate.write(scan, work / "quiet.h5", snr=None)["raw"]), config, str(quiet), force=False, report=silent
-    )
+    for one, folder in ((scan, quiet), (whole, full)):
+        written = simulate.write(one, work / f"{folder.name}.h5", snr=None)["raw"]
+        run.maps(str(written), config, str(folder), force=False, report=silent)
     rows, images = [], {}
     for backend in BACKENDS:
         config = run.config(
@@ -83,13 +85,14 @@ def shuffle(work: Path, options: argparse.Namespace) -> str:
             force=False, report=silent,
         )  # fmt: skip
         rows += rows_of(backend, folder, quiet, "T2", raw)
+    errors = errors_of(full, "T2", raw)
     printed = forecast.forecast(str(raw["raw"]), config).text().splitlines()[-2].removeprefix("in BART").strip()
     pasted = paste(printed, work / "files" / "0", work / "bart")
     montage(
         options.folder / "maps.png", {name: work / f"maps-{name}" / "T2map.nii.gz" for name in BACKENDS}, raw["T2map"],
         top=0.2, unit="T2 [s]",
     )  # fmt: skip
-    return findings(rows, images, mask, (printed, pasted), options)
+    return findings(rows, errors, images, mask, (printed, pasted), options)
 
 
 def train(n_echoes: int) -> list[float]:
@@ -123,6 +126,7 @@ def paste(command: str, folder: Path, coeff: Path) -> float:
 
 def findings(
     rows: list[Row],
+    errors: dict[str, float],
     images: dict[str, np.ndarray],
     mask: np.ndarray,
     pasted: tuple[str, float],
@@ -151,6 +155,10 @@ def findings(
         *explained("T2"),
         "",
         *table(rows, "T2"),
+        "",
+        "With all lines of all echoes, and without noise, the errors are",
+        f"{', '.join(f'{100 * error:.2f} % ({tissue})' for tissue, error in errors.items())}: what they have",
+        "in common with those of the mask without noise is resolution, and T1 where it is not 1 s.",
         "",
         f"Coefficient images against the native ones, relative: {', '.join(apart)}. `bart pics` loses a part of its",
         "gridding kernel at the edge of k-space, where lines have samples and spokes few.",

@@ -128,13 +128,13 @@ def test_t2_shuffling_on_a_small_matrix(tmp_path: Path) -> None:
 @pytest.mark.bart
 @pytest.mark.slow
 def test_t2_shuffling(tmp_path: Path) -> None:
-    page, table = run_example("t2_shuffling", tmp_path, "--matrix", "96", "--coils", "6", "--train", "4000")
+    page, table = run_example("t2_shuffling", tmp_path, "--matrix", "64", "--coils", "6", "--train", "4000")
     check_paste(page)
     check_noise(table)
-    for tissue in ("WM", "GM"):
-        _, truth, found, _, _, quiet, noise, _ = table["native", tissue]
-        assert quiet < noise
-        assert abs(found / truth - 1) < noise / 100
+    # without noise the mask costs next to nothing: a tenth of what resolution and T1 leave where no line is missing
+    whole = dict(zip(("WM", "GM"), map(float, re.findall(r"(\S+) % \((?:WM|GM)\)", page)), strict=True))
+    for tissue, error in whole.items():
+        assert table["native", tissue][5] < 1.1 * error
 
 
 @pytest.mark.bart
