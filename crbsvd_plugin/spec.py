@@ -33,7 +33,6 @@ Each of the two priors is the name of a preset or a table, whose words are those
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,19 +48,8 @@ from .model import Parameter, SignalModel, defaults_of
 from .models.qmt import train
 from .presets import PRESETS
 from .prior import Prior, Tissue
+from .quantity import quantity
 
-# unit: its size, and the SI unit of what it measures
-_UNITS = {
-    "s": (1.0, "s"),
-    "ms": (1e-3, "s"),
-    "us": (1e-6, "s"),
-    "rad": (1.0, "rad"),
-    "deg": (np.pi / 180, "rad"),
-    "1/s": (1.0, "1/s"),
-    "rad/s": (1.0, "rad/s"),
-    "Hz": (2 * np.pi, "rad/s"),  # of an off-resonance; rates are in 1/s
-}
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S+)")
 _MOST_ATOMS = 10**8  # a few GB of theta
 # kind: what it must have, and what it may have
 _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -150,54 +138,6 @@ def _from_outside(content: dict[str, Any], home: Path) -> Spec:
         for key in ("prior", "fit_prior")
     )
     return Spec(model, prior, fit_prior)
-
-
-def quantity(text: str, *, si: str | None = None) -> float:
-    """Return a number with a unit, such as ``"5 ms"`` or ``"30deg"``, in SI units.
-
-    Parameters
-    ----------
-    text : str
-        The number and s, ms, us, rad, deg, 1/s, rad/s or Hz (2 pi rad/s).
-    si : str, optional
-        SI unit of what is expected: ``"s"`` refuses degrees.
-
-    Raises
-    ------
-    UserError
-        It is no number, or the unit is unknown or measures something else.
-
-    Examples
-    --------
-    >>> quantity("5 ms")
-    0.005
-    """
-    found = _QUANTITY.fullmatch(text.strip())
-    units = {name: size for name, (size, measured) in _UNITS.items() if si in (None, measured)}
-    if found is None or found[2] not in units:
-        known = f"number and one of {', '.join(units)}, as in '5 {next(iter(units))}'" if units else "plain number"
-        raise UserError(f"{text!r} is not a quantity, expected a {known}")
-    return float(found[1]) * units[found[2]]
-
-
-def number(where: str, name: str, text: str, unit: str) -> float:
-    """Return the value of a parameter of that SI unit, which a text has with a unit or without.
-
-    Raises
-    ------
-    UserError
-        It is no finite number; the line begins with `where`, and `name`.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        try:
-            value = quantity(text, si=unit)
-        except UserError as error:
-            raise UserError(f"{where}: {name}: {error}") from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}: {name} is {text}, expected a finite number")
-    return value
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from .errors import UserError, nearest
 from .fit.box import Box
 from .prior import Prior
-from .spec import number
+from .quantity import number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

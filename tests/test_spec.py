@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from crbsvd_plugin import models
 from crbsvd_plugin.errors import UserError
 from crbsvd_plugin.model import Parameter, SignalModel
-from crbsvd_plugin.spec import quantity, resolve
+from crbsvd_plugin.quantity import quantity
+from crbsvd_plugin.spec import resolve
 from crbsvd_plugin.testing import check_model
 
 Array = NDArray[Any]

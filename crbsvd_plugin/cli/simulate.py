@@ -76,7 +76,8 @@ def command(
     A slice with T1 and T2 (so not for mgre); for qmt-hsfp a volume with two pools, in a koosh ball.
     """
     from .. import simulate
-    from ..spec import quantity, resolve
+    from ..quantity import quantity
+    from ..spec import resolve
 
     model = resolve(spec, settings).model
     with common.stages() as report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import UserError
-from ..spec import number
+from ..quantity import number
 from .box import Box
 
 
