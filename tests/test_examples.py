@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crbsvd_plugin import Basis
 from crbsvd_plugin.models.qmt import train
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[a-z]*.py"))
@@ -28,7 +29,7 @@ MADE = {
 def test_all_examples_are_known() -> None:
     assert {script.stem for script in EXAMPLES} == MADE.keys() | {
         "paper_phantom", "model_table", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom", "study_qmt",
-        "ir_flash", "t2_shuffling",
+        "ir_flash", "t2_shuffling", "jax_model",
     }  # fmt: skip
 
 
@@ -285,3 +286,16 @@ def test_model_table(tmp_path: Path) -> None:
     assert of_mese == sorted(of_mese, reverse=True)
     assert "- `mese`: " in done.stdout
     assert "- `mgre`: " in done.stdout
+
+
+def test_jax_model(tmp_path: Path) -> None:
+    """A model of JAX passes the checks of its derivatives, and makes a basis."""
+    (script,) = (path for path in EXAMPLES if path.stem == "jax_model")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    basis = Basis.load(tmp_path / "balanced")
+    assert basis.n_frames == 300
+    assert np.abs(basis.phi.conj().T @ basis.phi - np.eye(basis.rank)).max() < 1e-6  # single precision
+    # T1 and T2 are told apart, and w0 makes signals complex
+    assert all(0 < basis.info["held_out"]["all"][parameter]["exact"] < 1 for parameter in ("T1", "T2", "w0"))
+    assert np.iscomplexobj(basis.phi)
