@@ -32,16 +32,9 @@ FEW = "".join(
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    cli_case.write_spec(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """Run the command in this process, and return the one line that it says."""
-    yield from cli_case.refuser(here, capsys)
+    yield from cli_case.refuser(folder, capsys)
 
 
 @pytest.fixture
@@ -86,9 +79,9 @@ def test_a_checkpoint_of_another_run(
 
 @pytest.mark.parametrize("verb", [BASIS, SWEEP], ids=["basis", "sweep"])
 def test_a_checkpoint_that_cannot_be_one(
-    refused: Callable[..., str], here: Path, simulated: list[int], verb: tuple[str, ...]
+    refused: Callable[..., str], folder: Path, simulated: list[int], verb: tuple[str, ...]
 ) -> None:
-    file = here / "run.ckpt"
+    file = folder / "run.ckpt"
     assert main([*verb[:3], "first", *verb[4:], *KEPT]) == 0
     content = file.read_bytes()
     del simulated[:]
@@ -103,7 +96,7 @@ def test_a_checkpoint_that_cannot_be_one(
     }.items():
         file.write_bytes(found)
         assert f"checkpoint: run.ckpt {text}" in refused(*verb, *KEPT)
-    (here / "folder").mkdir()
+    (folder / "folder").mkdir()
     assert "folder is not a plain file; give another name" in refused(*verb, "--checkpoint", "folder")
     assert "spec.toml is no checkpoint" in refused(*verb, "--checkpoint", "spec.toml")
     assert "cannot be read (Not a directory)" in refused(*verb, "--checkpoint", "spec.toml/x")
@@ -112,33 +105,33 @@ def test_a_checkpoint_that_cannot_be_one(
     assert simulated == []
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_the_work(here: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(folder: Path) -> None:
     # without its capability to write anywhere (CAP_DAC_OVERRIDE), root is a user like any other
     drop = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
     refuse = "from crbsvd_plugin import cli, training; training.simulate = None; raise SystemExit(cli.main())"
-    (here / "closed").mkdir()
-    (here / "closed").chmod(0o555)
-    before = cli_case.listing(here)
+    (folder / "closed").mkdir()
+    (folder / "closed").chmod(0o555)
+    before = cli_case.listing(folder)
     command = [sys.executable, "-c", drop, sys.executable, "-c", refuse]
-    done = cli_case.run(*BASIS, "--checkpoint", "closed/run", cwd=here, command=command)
+    done = cli_case.run(*BASIS, "--checkpoint", "closed/run", cwd=folder, command=command)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "cannot write closed/run: writing there is not permitted" in done.stderr
-    assert cli_case.listing(here) == before
+    assert cli_case.listing(folder) == before
 
 
-def test_no_space_left_for_a_later_state(here: Path) -> None:
+def test_no_space_left_for_a_later_state(folder: Path) -> None:
     """The first one, of a few dimensions, finds room, and is there afterwards, whole; the others do not."""
     # 40 frames: 40 x 48 numbers, and 9 Gram matrices of up to 40 x 40
     small = (
         "from crbsvd_plugin import batches, checkpoint; batches.BATCH = 16\n"
         'checkpoint.Checkpoint.__init__.__kwdefaults__["every"] = 0.0\n' + cli_case.LIMITED
     )
-    before = set(cli_case.listing(here))
-    done = cli_case.run(*BASIS, *KEPT, cwd=here, command=[sys.executable, "-c", small, "60000"])
+    before = set(cli_case.listing(folder))
+    done = cli_case.run(*BASIS, *KEPT, cwd=folder, command=[sys.executable, "-c", small, "60000"])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert "cannot write run.ckpt: the file would be larger than allowed there" in done.stderr
-    assert set(cli_case.listing(here)) == before | {"run.ckpt"}
-    done = cli_case.run(*BASIS, *KEPT, "-v", cwd=here, command=[sys.executable, "-c", small, "999999"])
+    assert set(cli_case.listing(folder)) == before | {"run.ckpt"}
+    done = cli_case.run(*BASIS, *KEPT, "-v", cwd=folder, command=[sys.executable, "-c", small, "999999"])
     assert done.returncode == 0
     assert re.search(r"run.ckpt: going on after [1-7] of 8 batches", done.stderr)
 
@@ -172,17 +165,17 @@ def test_a_scheduler_that_does_not_answer(refused: Callable[..., str], monkeypat
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_within_the_real_time(here: Path) -> None:
+def test_a_scheduler_that_does_not_answer_within_the_real_time(folder: Path) -> None:
     pytest.importorskip("distributed")
-    before = cli_case.listing(here)
+    before = cli_case.listing(folder)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        done = cli_case.run(*SWEEP, *KEPT, "--scheduler", f"tcp://127.0.0.1:{silent.getsockname()[1]}", cwd=here)
+        done = cli_case.run(*SWEEP, *KEPT, "--scheduler", f"tcp://127.0.0.1:{silent.getsockname()[1]}", cwd=folder)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert "does not answer within 10 s" in done.stderr
     # loading takes a few seconds, or more on a busy machine
     assert time.monotonic() - start < 30
-    assert cli_case.listing(here) == before
+    assert cli_case.listing(folder) == before
 
 
 @pytest.mark.parametrize("what", ["signals", "derivatives"])
@@ -211,15 +204,15 @@ def test_what_is_not_finite_is_named(
 
 
 def test_a_rank_above_what_the_fingerprints_support_keeps_what_was_simulated(
-    refused: Callable[..., str], here: Path, simulated: list[int]
+    refused: Callable[..., str], folder: Path, simulated: list[int]
 ) -> None:
-    with (here / "spec.toml").open("a") as spec:
+    with (folder / "spec.toml").open("a") as spec:
         spec.write(FEW)
     few = ("basis", "spec.toml", "-o", "out", "--atoms", "none", "--train", "grid", "--threads", "1", *KEPT)
     text = refused(*few, "--rank", "9", changes=True)
     assert "rank is 9, but the fingerprints support only 6 columns" in text
     assert "; take a smaller rank or a wider prior" in text
-    assert sorted(path.name for path in here.iterdir()) == ["run.ckpt", "spec.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["run.ckpt", "spec.toml"]
     assert simulated == [1, 1]
     # the same line again, and then a basis, without any simulation
     assert "only 6 columns" in refused(*few, "--rank", "7")
@@ -228,15 +221,15 @@ def test_a_rank_above_what_the_fingerprints_support_keeps_what_was_simulated(
 
 
 def test_of_a_sweep_the_rank_is_refused_before_the_held_out_part_and_nothing_is_lost(
-    refused: Callable[..., str], here: Path, simulated: list[int], monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str], folder: Path, simulated: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "BATCH", 64)
-    with (here / "spec.toml").open("a") as spec:
+    with (folder / "spec.toml").open("a") as spec:
         spec.write(FEW.replace("n = 1", "n = 3"))
     # two of three train, of each tissue: 12 columns
     few = ("sweep", "spec.toml", "-o", "out", "--crb-weights", "0.3", "--train", "grid", "--threads", "1", *KEPT)
     assert "the fingerprints support only " in refused(*few, "--rank", "20", changes=True)
-    assert sorted(path.name for path in here.iterdir()) == ["run.ckpt", "spec.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["run.ckpt", "spec.toml"]
     n = len(simulated)
     assert n > 0
     assert main([*few, "--rank", "3"]) == 0
@@ -244,16 +237,16 @@ def test_of_a_sweep_the_rank_is_refused_before_the_held_out_part_and_nothing_is_
 
 
 def test_an_output_that_is_taken_is_refused_before_the_checkpoint_is_touched(
-    refused: Callable[..., str], here: Path, simulated: list[int]
+    refused: Callable[..., str], folder: Path, simulated: list[int]
 ) -> None:
-    (here / "out.cfl").write_text("mine")
+    (folder / "out.cfl").write_text("mine")
     assert "out.cfl exists already" in refused(*BASIS, *KEPT)
     assert simulated == []
 
 
-def test_a_checkpoint_is_not_written_before_its_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_not_written_before_its_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is mended and started again at once must not find the file of the wrong one."""
     monkeypatch.setattr(Checkpoint, "due", lambda _: pytest.fail("a batch has ended"))
     monkeypatch.setattr(training, "simulate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main([*BASIS, *KEPT]) == 130
-    assert sorted(path.name for path in here.iterdir()) == ["spec.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["spec.toml"]
