@@ -47,7 +47,9 @@ class Equations:
         self.right = np.zeros((self._phi.shape[1], *sens.shape[1:]), np.complex64)
         if sums is not None:
             self.right += sums.right_hand_side(sens)
-        kernel = None if kernels is not None else KernelSum(sens.shape[1:]) if sums is None else sums.kernel
+        kernel = None if sums is None else sums.kernel
+        if sums is None and kernels is None:
+            kernel = KernelSum(sens.shape[1:], len(self.right))
         del sums
         if intake.pending:
             group = joined(intake.pending)

@@ -55,10 +55,12 @@ class KernelSum:
     ----------
     shape : tuple of int
         Image size X.
+    rank : int
+        Number of coefficients K.
     """
 
-    def __init__(self, shape: tuple[int, ...]):
-        self._rank = 0
+    def __init__(self, shape: tuple[int, ...], rank: int):
+        self._rank = rank
         self._enough = max(_POSITIONS, grid_samples(shape) // 2)
         self._parts: NDArray[Any] | None = None
         self._waiting: list[SubspaceOperator] = []  # which are not in it
@@ -97,7 +99,6 @@ class KernelSum:
             return
         waiting, self._waiting = self._waiting, []
         operator = waiting[0] if len(waiting) == 1 else _of_all(waiting)
-        self._rank = operator.rank
         self._parts = operator.kernel(out=self._parts)
 
 
@@ -137,7 +138,7 @@ class Sums:
     ):
         self.phi = phi
         self.right = np.zeros((n_coils, phi.shape[1], *shape), dtype)
-        self.kernel = KernelSum(shape) if kernel else None
+        self.kernel = KernelSum(shape, phi.shape[1]) if kernel else None
 
     def add(
         self,

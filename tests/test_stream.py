@@ -93,7 +93,7 @@ def test_sums_of_batches_are_the_sums_of_all(rng: np.random.Generator) -> None:
     sums.mix(mixing)
     assert error(sums.right_hand_side(sens), operator.adjoint(np.tensordot(mixing, ksp, axes=1))) < 1e-9
     with pytest.raises(ValueError, match="no readouts were added"):
-        _ = KernelSum(shape).toeplitz
+        _ = KernelSum(shape, 2).toeplitz
 
 
 @pytest.mark.parametrize(
