@@ -38,10 +38,6 @@ _LONGEST = 1e4  # s
 class _Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     before: int
 
-    def add(self, schedule: Schedule) -> None:
-        """Append the operators of the block."""
-        raise NotImplementedError
-
 
 class Inversion(_Block, frozen=True, kw_only=True, tag="inversion"):
     """Longitudinal magnetisation becomes minus `efficiency` times itself, whatever B1 and w0 (adiabatic)."""

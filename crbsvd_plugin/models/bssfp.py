@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from ..model import Defaults, Parameter
+from ..model import Defaults
 from .blocks import Block, plain
-from .gradient_echo import LONGEST_B1, GradientEchoTrain
+from .gradient_echo import GradientEchoTrain
 from .pulses import hard_pulse
+from .rows import B1, LONGEST_B1, T1, T2, W0
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,12 +121,7 @@ class BssfpMrf(GradientEchoTrain):
         largest = float(np.abs(angles).max())
         if largest > 2 * np.pi:
             raise UserError(f"{self.name}: flip_angles reach {largest:g} rad, expected at most 2 pi; degrees?")
-        self.parameters = (
-            Parameter("T1", "s", 1e-3, 20.0),
-            Parameter("T2", "s", 1e-3, 20.0),
-            Parameter("w0", "rad/s", -2e4, 2e4, nuisance=True),
-            *((Parameter("B1", "", 0.1, LONGEST_B1, nuisance=True),) if b1 else ()),
-        )
+        self.parameters = (T1, T2, W0, *((B1,) if b1 else ()))
         self._pulses = hard_pulse(largest * (LONGEST_B1 if b1 else 1.0))
 
     @property

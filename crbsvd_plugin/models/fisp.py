@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import Defaults, Parameter
+from ..model import Defaults
 from . import slice_profile
 from .blocks import Block, plain
-from .gradient_echo import LONGEST_B1, GradientEchoTrain
+from .gradient_echo import GradientEchoTrain
 from .pulses import hard_pulse
+from .rows import B1, LONGEST_B1, T1, T2
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,11 +105,7 @@ class MrfFisp(GradientEchoTrain):
         self.slice_positions, self.b1, self.accuracy = slice_positions, b1, accuracy
         self._expect("slice_positions", slice_positions, 1, 10_000)
         self._expect("accuracy", accuracy, 0, 0.1)
-        self.parameters = (
-            Parameter("T1", "s", 1e-3, 20.0),
-            Parameter("T2", "s", 1e-3, 20.0),
-            *((Parameter("B1", "", 0.1, LONGEST_B1, nuisance=True),) if b1 else ()),
-        )
+        self.parameters = (T1, T2, *((B1,) if b1 else ()))
         # With phases of 0 and pi the signal of the position -x is the conjugate of that of x
         self._one_side = slice_positions > 1 and bool(np.all(np.abs(np.sin(self.phases)) < 1e-15))
         largest = float(np.abs(self.flip_angles).max()) * (LONGEST_B1 if b1 else 1.0)

@@ -26,13 +26,11 @@ from ..errors import UserError
 from ..model import Defaults, Parameter
 from . import epg
 from .pulses import hard_pulse
-from .rows import RowModel
+from .rows import B1, LONGEST_B1, T2, RowModel
 from .schedule import Schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_LONGEST_B1 = 2.0
 
 
 def falling_and_rising(n: int) -> NDArray[np.float64]:
@@ -91,12 +89,12 @@ class Fse(RowModel):
         if t1 is not None:
             self._expect("t1", t1, 0.01, 20, "s")
         self.parameters = (
-            Parameter("T2", "s", 1e-3, 20.0),
+            T2,
             *((Parameter("T1", "s", 0.01, 20.0, nuisance=True),) if t1 is None else ()),
-            *((Parameter("B1", "", 0.1, _LONGEST_B1, nuisance=True),) if b1 else ()),
+            *((B1,) if b1 else ()),
         )
         largest = max(float(np.abs(self.flip_angles).max()), np.pi / 2)
-        self._pulses = hard_pulse(largest * (_LONGEST_B1 if b1 else 1.0))
+        self._pulses = hard_pulse(largest * (LONGEST_B1 if b1 else 1.0))
         schedule = Schedule().pulse(np.pi / 2, np.pi / 2)
         for angle in self.flip_angles:
             schedule.relax(echo_spacing / 2).shift().pulse(angle, 0.0).shift().relax(echo_spacing / 2)

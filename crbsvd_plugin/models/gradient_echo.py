@@ -20,8 +20,6 @@ from .schedule import Schedule
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LONGEST_B1 = 2.0
-
 
 class GradientEchoTrain(RowModel):
     """A train of T pulses by phase graphs; what it needs besides is `_pulses` and `parameters`."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model import Defaults, Parameter
-from .rows import RowModel
+from .rows import B1, RowModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class IrFlash(RowModel):
             self._expect("recovery", recovery, 0, _LONGEST, "s")
         self.parameters = (
             Parameter("T1", "s", 0.01, 20.0),
-            *((Parameter("B1", "", 0.1, 2.0, nuisance=True),) if b1 else ()),
+            *((B1,) if b1 else ()),
         )
 
     @property

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..model import Defaults, Parameter
-from .rows import RowModel
+from .rows import W0, RowModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class Mgre(RowModel):
             Parameter("R2star", "1/s", 0.0, 5000.0),
             # a little beyond what there can be, so that noise need not end there
             *((Parameter("FF", "", -0.1, 1.1),) if fat else ()),
-            Parameter("w0", "rad/s", -2e4, 2e4, nuisance=True),
+            W0,
         )
         turns = 1e-6 * _GAMMA * field * np.outer(self.echo_times, self.fat_shifts)
         self._fat = np.exp(1j * turns) @ (self.fat_amplitudes / self.fat_amplitudes.sum())

@@ -6,21 +6,21 @@ The operators are all that is kept, so that the sidecar of a basis needs no file
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UserError
-from ..model import Defaults, Parameter
+from ..model import Defaults
 from . import epg
 from .pulses import hard_pulse
-from .rows import RowModel
+from .rows import B1, LONGEST_B1, T1, T2, W0, RowModel
 from .schedule import INVERT, PREPARE, PULSE, READ, RELAX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LONGEST_B1 = 2.0
 _N_OPERATORS = 7
 
 
@@ -66,10 +66,10 @@ class Operators(RowModel):
         if t1 is not None:
             self._expect("t1", t1, 0.01, 20, "s")
         self.parameters = (
-            *((Parameter("T1", "s", 1e-3, 20.0, nuisance=t1_nuisance),) if t1 is None else ()),
-            Parameter("T2", "s", 1e-3, 20.0),
-            *((Parameter("w0", "rad/s", -2e4, 2e4, nuisance=True),) if w0 else ()),
-            *((Parameter("B1", "", 0.1, _LONGEST_B1, nuisance=True),) if b1 else ()),
+            *((replace(T1, nuisance=t1_nuisance),) if t1 is None else ()),
+            T2,
+            *((W0,) if w0 else ()),
+            *((B1,) if b1 else ()),
         )
         fit_prior = "t1-t2-w0" if w0 else "t2-grid" if t1_nuisance or t1 is not None else "t1-t2"
         self.defaults = Defaults("tissue-3t", fit_prior, rank=20 if w0 else 5)
@@ -78,7 +78,7 @@ class Operators(RowModel):
         # in the turned frame of `epg` pulses of phase 0 and pi are real: -w0 makes of s its conjugate, but for the sign
         self.conjugated_by = "w0" if w0 and np.all(np.abs(np.sin(phases)) < 1e-12) else None
         largest = float(np.abs(self.operators[codes == PULSE, 1]).max(initial=0.0))
-        self._pulses = hard_pulse(largest * (_LONGEST_B1 if b1 else 1.0))
+        self._pulses = hard_pulse(largest * (LONGEST_B1 if b1 else 1.0))
 
     def _checked(self, operators: Sequence[Sequence[float]]) -> NDArray[np.float64]:
         if not operators or any(len(row) != 3 for row in operators):

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LONGEST_B1 = 2.0
+# parameters that several models have
+T1, T2 = Parameter("T1", "s", 1e-3, 20.0), Parameter("T2", "s", 1e-3, 20.0)
+W0 = Parameter("w0", "rad/s", -2e4, 2e4, nuisance=True)
+B1 = Parameter("B1", "", 0.1, LONGEST_B1, nuisance=True)
+
+
 class RowModel(ABC):
     """A model that computes its signal and its derivatives together, as rows (B, 1 + P, T)."""
 
