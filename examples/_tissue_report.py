@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,29 @@ from crbsvd_plugin.maps import load_map
 TISSUES = ("WM", "GM", "CSF")
 PURE = 0.99
 _MEDIAN = 0.6745  # of |x|, x normal with standard deviation 1
+
+
+def options_of(description: str | None, *, matrix: int, snr: float) -> argparse.ArgumentParser:
+    """Return the options that such examples have, with the defaults of one."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path, help="folder of the results")
+    parser.add_argument("--matrix", type=int, default=matrix, help="voxels along either side")
+    parser.add_argument("--coils", type=int, default=8, help="receive coils")
+    parser.add_argument("--snr", type=float, default=snr, help="M0 / noise of a coefficient")
+    parser.add_argument("--rank", type=int, default=4, help="coefficients")
+    parser.add_argument("--iterations", type=int, default=30, help="of conjugate gradients")
+    parser.add_argument("--train", default="20000", help="fingerprints for the basis")
+    parser.add_argument("--atoms", default="grid", help="about so many atoms in the dictionary")
+    return parser
+
+
+def write(make: Callable[[Path, argparse.Namespace], str], options: argparse.Namespace) -> None:
+    """Write and print the page that `make` returns, given a folder for what it does not keep."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        text = make(Path(work), options)
+    (options.folder / "findings.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 @dataclass(frozen=True)

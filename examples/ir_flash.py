@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
-from _tissue_report import Row, explained, montage, rows_of, table
+from _tissue_report import Row, explained, montage, options_of, rows_of, table, write
 
 from crbsvd_plugin import bundle, run, simulate
 from crbsvd_plugin.progress import silent
@@ -18,24 +17,11 @@ BUILT_IN, BART = "ir-flash", "bart signal"
 
 def main() -> None:
     """Run all of it into FOLDER: findings.md and maps.png."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the results")
-    parser.add_argument("--matrix", type=int, default=128, help="voxels along either side")
+    parser = options_of(__doc__, matrix=128, snr=100.0)
     parser.add_argument("--frames", type=int, default=800, help="pulses after the inversion, a spoke each")
     parser.add_argument("--shots", type=int, default=1, help="inversions, each from equilibrium")
-    parser.add_argument("--coils", type=int, default=8, help="receive coils")
-    parser.add_argument("--snr", type=float, default=100.0, help="M0 / noise of a coefficient")
-    parser.add_argument("--rank", type=int, default=4, help="coefficients")
-    parser.add_argument("--iterations", type=int, default=30, help="of conjugate gradients")
-    parser.add_argument("--train", default="20000", help="fingerprints for the built-in basis")
-    parser.add_argument("--atoms", default="grid", help="about so many atoms in its dictionary")
     parser.add_argument("--values", type=int, default=2500, help="of T1 in BART's dictionary")
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work:
-        text = look_and_lock(Path(work), options)
-    (options.folder / "findings.md").write_text(text, encoding="utf-8")
-    print(text)
+    write(look_and_lock, parser.parse_args())
 
 
 def look_and_lock(work: Path, options: argparse.Namespace) -> str:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from _tissue_report import Row, errors_of, explained, montage, rows_of, table
+from _tissue_report import Row, errors_of, explained, montage, options_of, rows_of, table, write
 
 from crbsvd_plugin import bart, bundle, forecast, run, simulate
 from crbsvd_plugin.images import CoefficientImages
@@ -27,23 +26,10 @@ CENTRE = 8  # lines in the middle that every echo has
 
 def main() -> None:
     """Run all of it into FOLDER: findings.md and maps.png."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of the results")
-    parser.add_argument("--matrix", type=int, default=96, help="voxels along either side")
+    parser = options_of(__doc__, matrix=96, snr=50.0)
     parser.add_argument("--echoes", type=int, default=80, help="echoes of the train")
-    parser.add_argument("--coils", type=int, default=8, help="receive coils")
     parser.add_argument("--acceleration", type=float, default=3.0, help="of every echo, at the edge of k-space")
-    parser.add_argument("--snr", type=float, default=50.0, help="M0 / noise of a coefficient")
-    parser.add_argument("--rank", type=int, default=4, help="coefficients")
-    parser.add_argument("--iterations", type=int, default=30, help="of conjugate gradients")
-    parser.add_argument("--train", default="20000", help="fingerprints for the basis")
-    parser.add_argument("--atoms", default="grid", help="about so many atoms in the dictionary")
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work:
-        text = shuffle(Path(work), options)
-    (options.folder / "findings.md").write_text(text, encoding="utf-8")
-    print(text)
+    write(shuffle, parser.parse_args())
 
 
 def shuffle(work: Path, options: argparse.Namespace) -> str:
