@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from . import __version__, files, request
+from . import __version__, choose, files, request
 from .assess import assess
 from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
@@ -25,6 +26,7 @@ from .training import Training
 logger = logging.getLogger(__name__)
 
 _ASSESSED = 1000
+_ANY_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,12 @@ class Request(request.Request):
         Train a kernel regression on the dictionary, see `fit.perk`.
     max_energy_loss : float
         Warn above this share of the signals' energy lost.
+    method : {"svd", "exact"}
+        CRB-SVD, or from there on the exact bounds, see `choose.improved`.
+    worst_decile : bool
+        With exact bounds: of every parameter, let the worst tenth of the fingerprints lose least.
+    energy_loss : float, optional
+        With exact bounds: the least CRB loss with at most this share of the energy lost, whatever the crb weight.
     """
 
     rank: int | None = None
@@ -52,6 +60,14 @@ class Request(request.Request):
     derivatives: bool = False
     perk: bool = False
     max_energy_loss: float = 0.05
+    method: Literal["svd", "exact"] = "svd"
+    worst_decile: bool = False
+    energy_loss: float | None = None
+
+    @property
+    def weight(self) -> float:
+        """The crb weight: where the energy loss is given, signals and derivatives only have to count at all."""
+        return self.crb_weight if self.energy_loss is None else _ANY_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -145,16 +161,28 @@ class Plan:
             "prior": self.prior.spec,
             "dictionary_prior": None if self.atoms is None else self.atoms.spec,
         }
-        basis = asked.basis(accumulator, self.rank, asked.crb_weight, info=info)
+        basis = asked.basis(accumulator, self.rank, asked.weight, info=info)
+        if asked.method == "exact":
+            basis = self._with_exact_bounds(basis, accumulator, report)
         lost = basis.info["losses"]["all"].get("signal", 0.0)
         if lost > asked.max_energy_loss:
             logger.warning(
                 "a crb weight of %g at rank %d loses %.1f %% of the signals' energy (more than %.1f %%): "
                 "take a smaller weight or a larger rank",
-                asked.crb_weight, self.rank, 100 * lost, 100 * asked.max_energy_loss,
+                asked.weight, self.rank, 100 * lost, 100 * asked.max_energy_loss,
             )  # fmt: skip
         losses = assess(self.model, self.held_out, basis, fisher=asked.fisher, report=report)
         return replace(basis, info=plain({**basis.info, "held_out": losses}))
+
+    def _with_exact_bounds(self, basis: Basis, accumulator: BasisAccumulator, report: Report) -> Basis:
+        asked = self.request
+        factors = asked.weights(accumulator, asked.weight).factors(accumulator.blocks)
+        with asked.pool() as pool:
+            fingerprints = choose.prepared(
+                accumulator, self.training, self.held_out.atoms(self.model.parameters), factors,
+                worst=asked.worst_decile, pool=pool, report=report,
+            )  # fmt: skip
+        return choose.improved(basis, accumulator, fingerprints, factors, energy_loss=asked.energy_loss, report=report)
 
 
 def plan(asked: Request, name: str, *, force: bool) -> Plan:
@@ -173,6 +201,12 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
     held_out = _held_out(spec.prior, model)
     planned = Plan(asked, model, rank, training, atoms, held_out, name, force)
     asked.check(planned.training, rank=rank, crb_weights=[asked.crb_weight])
+    if asked.method == "exact":
+        choose.check_rank(planned.training, rank)
+    elif asked.worst_decile or asked.energy_loss is not None:
+        raise UserError(
+            "--worst-decile and --energy-loss belong to --method exact; leave them out, or take that method"
+        )
     if asked.perk:
         if atoms is None:
             raise UserError("--perk learns from the dictionary, but --atoms is none; leave one of them out")
@@ -223,7 +257,10 @@ def members(name: str | Path, *, with_dictionary: bool, with_perk: bool = False)
 
 
 def table(basis: Basis) -> str:
-    """Return the losses of a basis as a text table; "-" where a parameter cannot be estimated at all."""
+    """Return the losses of a basis as a text table; "-" where a parameter cannot be estimated at all.
+
+    Of a basis with exact bounds it ends with what it costs, what CRB-SVD does, and what no basis costs less than.
+    """
     losses = basis.info.get("held_out", {})
     if not losses:
         return "losses are not known"
@@ -236,4 +273,6 @@ def table(basis: Basis) -> str:
             for figure in (columns[name]["exact"], columns[name]["approximate"]):
                 cells += f"{'-':>11}" if figure is None else f"{100 * figure:11.2f}"
         lines.append(cells)
+    if "exact" in basis.info:
+        lines.append(choose.told(basis.info["exact"]))
     return "\n".join(lines)

@@ -220,14 +220,10 @@ class BasisAccumulator:
         if not 1 <= rank <= self.n_frames:
             raise UserError(f"rank is {rank}, expected 1 to the number of frames, {self.n_frames}")
         factors = weights.factors(self._grams)
-        total = sum(
-            (share * self._gram(key) for key, share in factors.items() if share),
-            np.zeros((self.subspace.dimension,) * 2),
-        )
+        total, _, lost = self.weighed(factors)
         if not total.any():
             raise UserError("nothing is left to make a basis from: what has a weight is zero; change the weights")
         vectors, values, _ = np.linalg.svd(factor(total))
-        lost = sum(share * self._tail[key] for key, share in factors.items())
         if self.subspace.floor:
             # of a single direction, in which not all of that can be
             lost = min(lost, self.subspace.floor * max(share * self._energy[key] for key, share in factors.items()))
@@ -252,6 +248,32 @@ class BasisAccumulator:
             **(info or {}),
         }
         return Basis(phi, values[: max(rank, _N_VALUES)], plain(facts))
+
+    def weighed(self, factors: Mapping[Block, float]) -> tuple[NDArray[Any], float, float]:
+        """Return the weighted sum of Gram matrices (r, r), of energies, and of what fell outside of the subspace."""
+        gram = sum(
+            (share * self._gram(key) for key, share in factors.items() if share),
+            np.zeros((self.subspace.dimension,) * 2),
+        )
+        whole, outside = (
+            sum(share * values[key] for key, share in factors.items()) for values in (self._energy, self._tail)
+        )
+        return gram, whole, outside
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The tissue classes and signals or parameters that there are Gram matrices of."""
+        return list(self._grams)
+
+    @property
+    def over_complex(self) -> bool:
+        """Whether bases may be complex: some fingerprints are, and their conjugates are not counted too."""
+        return any(np.iscomplexobj(gram) for gram in self._grams.values())
+
+    def leading(self, most: int) -> NDArray[np.float64]:
+        """Return the directions (T, at most so many) that hold most of all blocks, each divided by its energy."""
+        vectors = np.linalg.eigh(self._even())[1]
+        return np.ascontiguousarray(self.subspace.columns @ vectors[:, : -most - 1 : -1])
 
     def losses(self, phi: NDArray[Any]) -> dict[str, dict[str, float]]:
         """Return what phi (T, K), columns in the subspace, loses, per class and over all classes.
@@ -321,14 +343,18 @@ class BasisAccumulator:
         if self.subspace.full:
             self._cut()
 
-    def _cut(self) -> None:
-        """Turn everything to the leading directions of all blocks, each of them divided by its energy."""
+    def _even(self) -> NDArray[np.float64]:
+        """Return the sum of all Gram matrices (r, r), each of them divided by its energy."""
         total = np.zeros((self.subspace.dimension,) * 2)
         for key, energy in self._energy.items():
             if energy:
                 # of complex ones the real part: columns are real, and hold rows as well as their conjugates
                 total += self._gram(key).real / energy
-        values, vectors = np.linalg.eigh(total)
+        return total
+
+    def _cut(self) -> None:
+        """Turn everything to the leading directions of all blocks, each of them divided by its energy."""
+        values, vectors = np.linalg.eigh(self._even())
         kept = np.ascontiguousarray(vectors[:, : -self.subspace.leading - 1 : -1])
         for key, gram in self._grams.items():
             rows = kept[: len(gram)]

@@ -56,3 +56,26 @@ def resolution(gram: NDArray[Any], vectors: NDArray[Any], n_terms: int) -> NDArr
     eps = (len(gram) + n_terms**0.5) * float(np.finfo(float).eps)
     rows = np.linalg.norm(np.sqrt(np.diagonal(gram).real)[:, None] * vectors, axis=0)
     return np.asarray(np.maximum(eps**0.5 * rows, eps * rows[0]))
+
+
+def least(gram: NDArray[Any], whole: float, outside: float, ranks: Sequence[int]) -> list[float]:
+    """Return what no orthonormal columns lose less than, for several numbers of columns.
+
+    Parameters
+    ----------
+    gram : array (r, r)
+        Gram matrix of what is to be kept, in r dimensions.
+    whole : float
+        All there is to be kept.
+    outside : float
+        What of it is outside of these dimensions, which might be kept wholly.
+    ranks : sequence of int
+        Numbers of columns.
+
+    Returns
+    -------
+    list of float
+        ``whole`` without the sum of the leading eigenvalues (Ky Fan) and ``outside``, at least 0.
+    """
+    kept = np.cumsum(np.linalg.eigvalsh(gram)[::-1])
+    return [max(0.0, whole - outside - float(kept[min(rank, len(kept)) - 1])) for rank in ranks]

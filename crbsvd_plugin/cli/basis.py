@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -21,6 +21,20 @@ from . import common
 @click.option("--rank", type=int, help="Number of coefficients K; else what the model suggests, mostly 5.")
 @click.option(
     "--crb-weight", type=float, default=0.3, show_default=True, help="The paper's lambda; 0: traditional SVD."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["svd", "exact"]),
+    default="svd",
+    show_default=True,
+    help="CRB-SVD, with approximate bounds; or the basis that loses least with exact ones, found from there on.",
+)
+@click.option("--worst-decile", is_flag=True, help="exact: of every parameter let the worst tenth lose least.")
+@click.option(
+    "--energy-loss",
+    type=float,
+    callback=common.within(1e-9, 1),
+    help="exact: the least CRB loss at this loss of energy, whatever --crb-weight.",
 )
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
 @click.option("--derivatives", is_flag=True, help="Keep derivatives in the dictionary, for fits with --refine.")
@@ -43,6 +57,9 @@ def command(
     output: str,
     rank: int | None,
     crb_weight: float,
+    method: Literal["svd", "exact"],
+    worst_decile: bool,
+    energy_loss: float | None,
     atoms: str,
     derivatives: bool,
     perk: bool,
@@ -61,7 +78,8 @@ def command(
     from .. import bundle
 
     request = bundle.Request(
-        spec=spec, rank=rank, crb_weight=crb_weight, atoms=atoms, derivatives=derivatives, perk=perk,
+        spec=spec, rank=rank, crb_weight=crb_weight, method=method, worst_decile=worst_decile, energy_loss=energy_loss,
+        atoms=atoms, derivatives=derivatives, perk=perk,
         max_energy_loss=max_energy_loss, **training,
     )  # fmt: skip
     plan = bundle.plan(request, output, force=force)

@@ -1,0 +1,299 @@
+r"""The basis that loses least with exact Cramer-Rao bounds, and how far from the best possible it is.
+
+CRB-SVD minimises a weighted loss with the approximate bounds B_ac. With the exact ones, B_ec, that is a problem on
+the Grassmannian (future work in arXiv 2305.00326). It is solved here in the leading dimensions of the fold, from
+CRB-SVD with the same weights on, and a lower bound of what any basis costs comes with it (`frontier`).
+
+*At a given energy loss* e the CRB loss L is minimised subject to E <= e by an augmented Lagrangian, which also
+finds what weights cannot, where the frontier is not convex.
+
+*The worst fingerprints*: of every parameter the mean over the worst tenth (the expected shortfall) in place of the
+mean. The fingerprints that are the worst for the basis found cost any other basis no more than its own worst do, so
+their eigenvalue problem is a lower bound.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import crb
+from .basis import Basis, plain, turned
+from .batches import batch_size, pieces, simulate
+from .cluster import Pool
+from .errors import UserError
+from .exact import ExactLoss, Price, Reduced, reduced
+from .fold import BasisAccumulator
+from .frontier import Frontier, Weights
+from .gram import least
+from .grassmann import minimise
+from .model import Batch, SignalModel
+from .prior import Atoms
+from .progress import Report, counted, silent
+from .training import Training
+from .weighting import Block
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+DIMENSIONS = 256
+"""Leading dimensions of the fold in which bases are looked for; of MRF-FISP 60 give all digits of 256."""
+
+_LIMIT = 2**30
+_FIRST = 8
+"""Every so-manieth fingerprint is enough for the first steps: halves the time of MT trains, to the same cost."""
+_PROBED = 8
+_ROUNDS = 20
+_CLOSE = 1e-3
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Training and held-out fingerprints in the leading dimensions of a fold: what bases there lose.
+
+    Parameters
+    ----------
+    columns : array (T, r)
+        The dimensions.
+    first, training, held_out : ExactLoss
+        Of some of the training fingerprints, of all, and of those that decide whether a basis is better.
+    """
+
+    columns: NDArray[np.float64]
+    first: ExactLoss
+    training: ExactLoss
+    held_out: ExactLoss
+
+
+def prepared(
+    accumulator: BasisAccumulator,
+    training: Training,
+    held_out: Sequence[Atoms],
+    factors: Mapping[Block, float],
+    *,
+    worst: bool = False,
+    pool: Pool | None = None,
+    report: Report = silent,
+) -> Fingerprints:
+    """Simulate fingerprints for `improved`; good for any rank and crb weight.
+
+    Parameters
+    ----------
+    accumulator, training
+        What was folded.
+    held_out : sequence of Atoms
+        Other fingerprints.
+    factors : mapping
+        What the squared loss of every block counts, see `Weighting.factors`; signals against derivatives do not matter
+        here, but neither may be all zero.
+    worst : bool
+        Of every parameter the worst tenth counts, see `ExactLoss`.
+    pool : Pool, optional
+        Workers to simulate on.
+    report : callable
+        Told of the progress.
+    """
+    columns = accumulator.leading(DIMENSIONS)
+    targets, fisher = accumulator.targets, training.fisher
+    reduce = partial(reduced, columns=columns, targets=targets, fisher=fisher, with_units=worst)
+    parts, rest = (
+        list(_reduced(replace(training, atoms=atoms), reduce, pool, report)) for atoms in (training.atoms, held_out)
+    )
+    first, loss, held = (
+        ExactLoss(some, factors, accumulator.columns[1:], targets=targets, fisher=fisher, worst=worst)
+        for some in ([part.every(_FIRST) for part in parts], parts, rest)
+    )
+    return Fingerprints(columns, first, loss, held)
+
+
+def improved(
+    start: Basis,
+    accumulator: BasisAccumulator,
+    fingerprints: Fingerprints,
+    factors: Mapping[Block, float],
+    *,
+    energy_loss: float | None = None,
+    report: Report = silent,
+) -> Basis:
+    """Return a basis of the same rank that costs less with exact bounds, with its certificate.
+
+    Parameters
+    ----------
+    start : Basis
+        That of CRB-SVD with these factors.
+    accumulator : BasisAccumulator
+        What it was made of.
+    fingerprints : Fingerprints
+        What bases lose.
+    factors : mapping
+        What the squared loss of every block counts, see `Weighting.factors`.
+    energy_loss : float, optional
+        Minimise the CRB loss alone, with at most this share of the energy lost. The search then starts from the
+        CRB-SVD that keeps the energy.
+    report : callable
+        Told of the progress.
+
+    Returns
+    -------
+    Basis
+        Its columns are in the order of what they keep of the weighted total. ``info["exact"]`` holds the goal, what
+        this basis, the one it started from (``start``) and the ``least`` possible cost on the training fingerprints,
+        the former two also ``held_out``. The start is kept where it costs less, held out.
+
+    Raises
+    ------
+    UserError
+        The rank is too small for the energy loss.
+    """
+    columns, loss = fingerprints.columns, fingerprints.training
+    frontier = Frontier(accumulator, factors, start.rank, columns)
+    progress, losses = counted(report, "minimising", 0), [fingerprints.first, loss]
+    if energy_loss is None:
+        weights = frontier.shares
+        before = frontier.basis(weights)
+        found = _minimised(losses, partial(_linear, weights), before, progress)
+        lowest = frontier.least(weights)
+    else:
+        before = frontier.within(energy_loss)
+        found, multiplier = _constrained(losses, before, energy_loss, progress)
+        weights, lowest = (multiplier, 1.0), frontier.least_within(energy_loss, multiplier)
+    if loss.worst:
+        gram, whole = loss.approximate_gram(found, weights)
+        outside = whole - float(np.trace(gram).real)
+        lowest = max(lowest, least(gram, whole, outside, [start.rank])[0] - weights[0] * (energy_loss or 0.0))
+    price = partial(_linear, frontier.shares if energy_loss is None else (0.0, 1.0))
+    (first, first_held), (last, last_held) = (
+        [price(*some.losses(phi))[0] for some in (loss, fingerprints.held_out)] for phi in (before, found)
+    )
+    if last_held > first_held:
+        logger.warning(
+            "held out, the basis with exact bounds costs %.6g, that of CRB-SVD %.6g: the latter is kept",
+            last_held, first_held,
+        )  # fmt: skip
+        found, last, last_held = before, first, first_held
+    ordered, kept = frontier.ordered(found)
+    phi = turned(columns @ ordered)
+    facts = {
+        "worst": loss.worst, "energy_loss": energy_loss, "cost": last, "cost_held_out": last_held,
+        "start": first, "start_held_out": first_held, "least": lowest,
+    }  # fmt: skip
+    info = {**start.info, "method": "exact", "exact": facts, "losses": accumulator.losses(phi)}
+    return replace(start, phi=phi, singular_values=np.sqrt(kept), info=plain(info))
+
+
+def check_rank(training: Training, rank: int) -> None:
+    """Refuse a rank at which all exact bounds are infinite in any basis: nothing could be minimised.
+
+    Raises
+    ------
+    UserError
+        The compressed signals and derivatives of M0 and all parameters depend on one another.
+    """
+    model, targets = training.model, crb.interesting(training.model.parameters)
+    theta = training.atoms[0].theta[:_PROBED]
+    signal, jac = model.signal_and_jacobian(theta)
+    rng = np.random.default_rng(rank)
+    phi = rng.standard_normal((model.n_frames, rank))
+    if not training.conjugate and signal.real.any() and signal.imag.any():
+        phi = phi + 1j * rng.standard_normal(phi.shape)
+    found = crb.bounds(signal, jac, np.linalg.qr(phi)[0], targets=targets, fisher=training.fisher)
+    if not np.isfinite(found.exact).any():
+        raise UserError(
+            f"--rank is {rank}, at which the exact bounds of M0 and {len(model.parameters)} parameters are infinite in "
+            "every basis: there is nothing to minimise; take a larger rank, or --method svd"
+        )
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """Return in words what ``info["exact"]`` of a basis says."""
+    what = "mean exact CRB loss" if facts["energy_loss"] is not None else "weighted loss"
+    if facts["worst"]:
+        what += ", parameters by their worst tenth,"
+    if facts["energy_loss"] is not None:
+        what += f" at an energy loss of {facts['energy_loss']:g}"
+    return (
+        f"{what} with exact bounds: {facts['cost']:.5g}, of CRB-SVD {facts['start']:.5g}, of no basis of this rank "
+        f"less than {facts['least']:.5g} (held out {facts['cost_held_out']:.5g} and {facts['start_held_out']:.5g})"
+    )
+
+
+def _linear(weights: Weights, energy: float, crb_loss: float) -> tuple[float, float, float]:
+    """Return the `Price` of losses that count so much."""
+    return weights[0] * energy + weights[1] * crb_loss, *weights
+
+
+def _minimised(
+    losses: Sequence[ExactLoss], price: Price, start: NDArray[Any], progress: Callable[[int], object]
+) -> NDArray[Any]:
+    """Return the basis that is found from `start` with one loss after the other, none of which makes the last worse."""
+    phi, last = start, losses[-1]
+    for loss in losses:
+        found = minimise(partial(loss, price=price), phi, progress=progress)
+        if last(found, price)[0] <= last(phi, price)[0]:
+            phi = found
+    return phi
+
+
+def _constrained(
+    losses: Sequence[ExactLoss], start: NDArray[Any], limit: float, progress: Callable[[int], object]
+) -> tuple[NDArray[Any], float]:
+    """Return the basis of least CRB loss with an energy loss of at most `limit`, and the multiplier of the energy loss.
+
+    The augmented Lagrangian of g = E / limit - 1 <= 0 is L + (max(0, nu + mu g)^2 - nu^2) / (2 mu) (Nocedal and Wright,
+    Numerical Optimization, section 17.4), nu the multiplier of g; mu grows where g does not fall.
+    """
+    phi, nu, mu, before, loss = start, 0.0, 1.0, np.inf, losses[-1]
+    best, best_loss = start, loss.losses(start)[1]
+    for _ in range(_ROUNDS):
+
+        def price(energy: float, crb_loss: float, nu: float = nu, mu: float = mu) -> tuple[float, float, float]:
+            pressure = max(0.0, nu + mu * (energy / limit - 1))
+            return crb_loss + (pressure**2 - nu**2) / (2 * mu), pressure / limit, 1.0
+
+        phi = _minimised(losses, price, phi, progress)
+        energy, lost = loss.losses(phi)
+        excess = energy / limit - 1
+        if excess <= _CLOSE and lost < best_loss:
+            best, best_loss = phi, lost
+        nu = max(0.0, nu + mu * excess)
+        if abs(excess) <= _CLOSE or (excess < 0 and nu == 0):
+            break
+        if abs(excess) > before / 2:
+            mu *= 4
+        before = abs(excess)
+    return best, nu / limit
+
+
+def _reduced(
+    training: Training, reduce: Callable[[Batch], Reduced], pool: Pool | None, report: Report
+) -> Iterator[Reduced]:
+    """Simulate fingerprints, evenly fewer where they would not fit into memory, in the few dimensions."""
+    model, atoms = training.model, training.atoms
+    size = training.size * (1 + len(model.parameters)) * 16 * DIMENSIONS
+    step = -(-size // _LIMIT)
+    if step > 1:
+        logger.info("exact bounds of every %d. fingerprint, for all would take %.1f GiB", step, size / 2**30)
+        atoms = [Atoms(part.label, part.theta[::step], part.weight * step) for part in atoms]
+    queue = pieces(atoms, size=batch_size(model.n_frames, len(model.parameters)))
+    progress = counted(report, "exact bounds", sum(len(piece.theta) for piece in queue))
+    for part in (pool or Pool()).map(_Reduce(model, reduce), queue):
+        yield part
+        progress(len(part.energy))
+
+
+@dataclass(frozen=True)
+class _Reduce:
+    """Simulates and reduces a batch; an object, so that it can be sent to a worker."""
+
+    model: SignalModel
+    reduce: Callable[[Batch], Reduced]
+
+    def __call__(self, piece: Atoms) -> Reduced:
+        return self.reduce(simulate(self.model, piece))
