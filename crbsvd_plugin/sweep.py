@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, charts, crb, files, request
+from . import __version__, charts, crb, excerpt, files, request
 from .advice import Outcome, Row, Share, recommend
 from .assess import Tally
 from .basis import Basis, plain
@@ -119,6 +119,7 @@ class Plan:
         choice = recommend(
             list(self._counted(rows, tally)), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss
         )
+        chosen = list(asked.crb_weights).index(choice.crb_weight)
         shares = list(self._convergence(tally, bases)) if asked.converge else []
         weighting = Weighting(choice.crb_weight, asked.weighting, asked.parameter_weights, asked.class_weights).info
         content = {
@@ -134,6 +135,9 @@ class Plan:
             "n_dependent": accumulators[1.0].n_dependent,
             "outside": max(accumulators[1.0].outside.values()),
             "recommended": asdict(choice),
+            # for a page to show: see `report`
+            "points": excerpt.points(tally, chosen, choice.rank),
+            "functions": excerpt.functions(bases[1.0][chosen].phi[:, : choice.rank]),
             "convergence": [asdict(share) for share in shares] or None,
             "rows": [asdict(row) for row in rows],
         }
@@ -143,7 +147,6 @@ class Plan:
                 product.path("regressions.csv"), list(charts.regressions(tally, asked.crb_weights, asked.rank))
             )
             charts.losses(rows, choice, product.path("sweep.png"))
-            chosen = list(asked.crb_weights).index(choice.crb_weight)
             regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
             product.commit(plain({**content, "regressions": regressions}))
         return Outcome(choice, shares)

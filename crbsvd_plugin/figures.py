@@ -1,0 +1,152 @@
+"""The other figures of a report: basis functions, studies, the coefficients for a scan, memory and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import costs, plots
+from .evidence import Amount, Estimate, Functions, Study
+from .loss_figures import RANK, number, words
+from .page import Panel, Table
+from .plots import Curve, Shown
+
+_PARTS: dict[str, Callable[[float, float], float]] = {
+    "real part": lambda re, im: re,  # noqa: ARG005
+    "imaginary part": lambda re, im: im,  # noqa: ARG005
+    "magnitude": lambda re, im: abs(complex(re, im)),
+}
+
+
+def functions(found: Functions) -> Panel:
+    """Return the columns of a basis against the frame; real and imaginary part and magnitude of a complex one."""
+    imag = found.imag or [[0.0] * len(found.frames)] * len(found.real)
+    parts = _PARTS if found.imag is not None else {"real part": _PARTS["real part"]}
+    names = [f"column {i + 1}" for i in range(len(found.real))]
+    strongest = [max(range(len(c)), key=lambda i, c=c: abs(c[i])) for c in found.real]
+    views, columns = {}, []
+    for i, (part, function) in enumerate(parts.items()):
+        y = [[function(*pair) for pair in zip(re, im, strict=True)] for re, im in zip(found.real, imag, strict=True)]
+        peaks = ", ".join(f"{k + 1} in frame {found.frames[at]}" for k, at in enumerate(strongest[:6]))
+        said = f"{part.capitalize()} of {len(names)} columns at {len(found.frames)} frames; the largest real values: {peaks}."
+        views[str(i) if found.imag else "*"] = Shown([found.frames] * len(y), y, part if found.imag else "value", said)
+        columns += [(f"{name}, {part}" if found.imag else name, values) for name, values in zip(names, y, strict=True)]
+    rows = [[str(t), *(f"{values[n]:.4g}" for _, values in columns)] for n, t in enumerate(found.frames)]
+    curves = plots.distinct(names, "lines")
+    table = Table(["frame", *(name for name, _ in columns)], rows)
+    made = plots.plot("Columns of phi", curves, views, table, axis="frame")
+    return Panel([made], {"Part": list(parts)} if found.imag else {})
+
+
+def study(found: Study) -> Panel:
+    """Return bias and standard deviation against the rank, with standard errors, beside the bounds."""
+    names = list(dict.fromkeys(row.parameter for row in found.rows))
+    truths = sorted({row.fingerprint for row in found.rows})
+    weights = sorted({row.crb_weight for row in found.rows})
+    ranks = sorted({row.rank for row in found.rows})
+    rows = {(row.fingerprint, row.parameter, row.crb_weight, row.rank): row for row in found.rows}
+    bias, sd = {}, {}
+    for i, name in enumerate(names):
+        for j, truth in enumerate(truths):
+            cases = [[rows.get((truth, name, weight, rank)) for rank in ranks] for weight in weights]
+            one = next(row for row in found.rows if (row.fingerprint, row.parameter) == (truth, name))
+            unit = f" [{one.unit}]" if one.unit else ""
+            label = f"{name} of {_truth(found, truth)}"
+            y, errors = _of(cases, "bias"), _of(cases, "bias_se")
+            said = f"{label}: bias at K = {ranks[-1]}: {_several(weights, y, one.unit)}; the truth is {one.truth:.4g} {one.unit}."
+            bias[f"{i}.{j}"] = Shown([ranks] * len(y), y, f"bias of {name}{unit}", said, errors=errors)
+            y, errors, bounds = _of(cases, "sd"), _of(cases, "sd_se"), _of(cases, "crb_compressed")
+            said = (
+                f"{label}: standard deviation at K = {ranks[-1]}: {_several(weights, y, one.unit)}; "
+                f"the bound of all frames is {number(one.crb)} {one.unit}."
+            )
+            sd[f"{i}.{j}"] = Shown(
+                [ranks] * (2 * len(y) + 1), [*y, *bounds, [one.crb] * len(ranks)],
+                f"standard deviation of {name}{unit}", said, errors=[*errors, *([0.0] * len(ranks) for _ in [*y, 0])],
+            )  # fmt: skip
+    curves = plots.distinct([f"weight {weight:g}" for weight in weights])
+    limits = [Curve(f"bound of K, {c.name}", c.colour, "dot", mode="lines", width=1.5) for c in curves]
+    whole = Curve("bound of all frames", dash="dash", mode="lines", width=1.5)
+    figures = ("truth", "bias", "bias_se", "sd", "sd_se", "crb", "crb_compressed", "failed")
+    heads = ("truth", "bias", "+-", "sd", "+-", "bound", "bound of K", "failed fits")
+    table = Table(
+        ["parameter, fingerprint", "unit", "weight", "K", *heads],
+        [
+            [f"{r.parameter}, {r.fingerprint + 1}", r.unit, f"{r.crb_weight:g}", str(r.rank),
+             *(number(getattr(r, name)) for name in figures)]
+            for r in found.rows
+        ],
+    )  # fmt: skip
+    return Panel(
+        [
+            plots.plot("Bias", curves, bias, table, axis=RANK),
+            plots.plot("Standard deviation", [*curves, *limits, whole], sd, table, axis=RANK),
+        ],
+        {"Parameter": names, "Fingerprint": [_truth(found, truth) for truth in truths]},
+    )
+
+
+def amount(found: Amount) -> Panel:
+    """Return what noise and what is outside of the basis do to a parameter, against the number of coefficients."""
+    parameters, tissues = (list(dict.fromkeys(getattr(row, key) for row in found.rows)) for key in ("parameter", "tissue"))
+    figures = {"noise": "noise", "leak": "what the basis leaves out", "total": "both"}
+    views = {}
+    for i, name in enumerate(parameters):
+        for j, tissue in enumerate(tissues):
+            rows = sorted((r for r in found.rows if (r.parameter, r.tissue) == (name, tissue)), key=lambda r: r.rank)
+            y = [[getattr(row, figure) for row in rows] for figure in figures]
+            at = next((row for row in rows if row.rank == found.recommended), None)
+            said = f"{name}, {words(tissue)}: " + (
+                "nothing at the recommended rank." if at is None else
+                f"at the recommended K = {at.rank}, {number(at.noise)} of noise and {number(at.leak)} of what the basis "
+                f"leaves out are together {number(at.total)}."
+            )  # fmt: skip
+            views[f"{i}.{j}"] = Shown([[row.rank for row in rows]] * len(y), y, f"error of {name}", said, True)
+    table = Table(
+        ["parameter, tissue", "K", *figures.values()],
+        [
+            [f"{r.parameter}, {r.tissue}", str(r.rank), *(number(getattr(r, figure)) for figure in figures)]
+            for r in found.rows
+        ],
+    )
+    made = plots.plot("Error against the rank", plots.distinct(list(figures.values())), views, table, axis=RANK)
+    return Panel([made], {"Parameter": parameters, "Tissue": [words(tissue) for tissue in tissues]})
+
+
+def cost(most: int, *, real: bool, at: int) -> Panel:
+    """Return memory and time of the two examples at ranks up to `most`, told for the rank `at`."""
+    ranks = list(range(1, most + 1))
+    return Panel(
+        [
+            _amounts("Memory of the volume", [costs.memory(rank, real=real) for rank in ranks], "memory [GiB]", at),
+            _amounts("Time of the slice, estimated", [costs.seconds(rank) for rank in ranks], "time [s]", at),
+        ]
+    )
+
+
+def _amounts(title: str, found: Sequence[dict[str, float]], axis: str, at: int) -> Any:
+    names, ranks = list(found[0]), list(range(1, len(found) + 1))
+    unit = axis[axis.index("[") + 1 : -1]
+    told = ", ".join(f"{name} {found[at - 1][name]:.2g} {unit}" for name in names)
+    first = found[-1][names[0]]
+    said = f"At K = {at}: {told}. At K = {ranks[-1]}, {names[0]} takes {first:.2g} {unit}."
+    views = {"*": Shown([ranks] * len(names), [[one[name] for one in found] for name in names], axis, said)}
+    rows = [[str(rank), *(f"{one[name]:.3g}" for name in names)] for rank, one in zip(ranks, found, strict=True)]
+    table = Table(["K", *(f"{name} [{unit}]" for name in names)], rows)
+    return plots.plot(title, plots.distinct(names), views, table, axis=RANK)
+
+
+def _of(cases: Sequence[Sequence[Estimate | None]], name: str) -> list[list[float | None]]:
+    return [[None if row is None else getattr(row, name) for row in line] for line in cases]
+
+
+def _several(weights: Sequence[float], values: Sequence[Sequence[float | None]], unit: str) -> str:
+    return ", ".join(
+        f"{number(line[-1])} {unit} with weight {weight:g}" for weight, line in zip(weights, values, strict=True)
+    )
+
+
+def _truth(found: Study, fingerprint: int) -> str:
+    """Return a fingerprint as the values of its parameters."""
+    values = zip(found.parameters, found.fingerprints[fingerprint], strict=True)
+    return ", ".join(f"{name} {value:.4g}" for name, value in values)
