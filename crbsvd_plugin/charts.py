@@ -134,7 +134,7 @@ def _together(rows: Sequence[outcome.Row], keys: tuple[str, str | None], several
 
 def shown(known: Sequence[T], chosen: T, most: int = _N_RANKS) -> list[T]:
     """Return the chosen rank or weight and others, evenly spread, where there are more than can be told apart."""
-    found = sorted({*known, chosen})
+    found: list[T] = sorted(set(known) | {chosen})
     if len(found) > most:
         found = sorted({chosen, *(found[round(i)] for i in np.linspace(0, len(found) - 1, most - 1))})
     return found

@@ -6,7 +6,9 @@ import math
 
 from .footprint import GIB, IMPORTS, Problem
 
-VOLUME = "a volume of 160 x 150 x 120 voxels, 8 coils, 205,560 readouts of 320 samples, conjugate gradients, two threads"
+VOLUME = (
+    "a volume of 160 x 150 x 120 voxels, 8 coils, 205,560 readouts of 320 samples, conjugate gradients, two threads"
+)
 """What memory is counted for; there its largest part, the kernels, grows with K (K + 1) / 2."""
 
 SLICE = "one slice of 256 x 256 voxels, 8 coils, 3000 spokes of 512 samples, 30 iterations of conjugate gradients"

@@ -67,7 +67,7 @@ class Functions(msgspec.Struct, frozen=True):
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """What the basis of a weight and rank costs, and what any of that rank costs at least: shares of the weighted total."""
+    """Shares of the weighted total that a basis costs, and that any of its rank costs at least."""
 
     crb_weight: float
     rank: int
@@ -196,6 +196,18 @@ class Evidence:
         for verb, found in (("sweep", self.sweep), ("study", self.study), ("rank", self.amount)):
             if found is not None and found.model is not None:
                 yield verb, found.model
+
+    @property
+    def rank(self) -> int:
+        """The rank that all is about: of the basis, else the recommended one, else the largest that was studied."""
+        if self.basis is not None:
+            return self.basis.rank
+        if self.sweep is not None:
+            return self.sweep.recommended.rank
+        if self.amount is not None:
+            return self.amount.recommended
+        assert self.study is not None
+        return max(row.rank for row in self.study.rows)
 
     @property
     def functions(self) -> Functions | None:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 MOST_POINTS, MOST_FRAMES = 300, 500
 
 
+def excerpt(tally: Tally, basis: int, rank: int) -> dict[str, Any]:
+    """Return what a sweep keeps of the basis that it recommends: `points` and `functions`."""
+    return {"points": points(tally, basis, rank), "functions": functions(tally.phis[basis][:, :rank])}
+
+
 def points(tally: Tally, basis: int, rank: int) -> dict[str, dict[str, list[list[float]]]]:
     """Return approximate and exact losses of single fingerprints, thinned evenly.
 
@@ -62,7 +67,8 @@ def functions(phi: NDArray[Any]) -> dict[str, list[Any]]:
     """
     step = -(-len(phi) // MOST_FRAMES)
     kept = phi[::step]
-    found = {"frames": list(range(0, len(phi), step)), "real": [_digits(column) for column in kept.real.T]}
+    found: dict[str, list[Any]] = {"frames": list(range(0, len(phi), step))}
+    found["real"] = [_digits(column) for column in kept.real.T]
     if np.iscomplexobj(phi):
         found["imag"] = [_digits(column) for column in kept.imag.T]
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from . import costs, plots
 from .evidence import Amount, Estimate, Functions, Study
@@ -11,31 +13,31 @@ from .loss_figures import RANK, number, words
 from .page import Panel, Table
 from .plots import Curve, Shown
 
-_PARTS: dict[str, Callable[[float, float], float]] = {
-    "real part": lambda re, im: re,  # noqa: ARG005
-    "imaginary part": lambda re, im: im,  # noqa: ARG005
-    "magnitude": lambda re, im: abs(complex(re, im)),
-}
+_PARTS = ("real part", "imaginary part", "magnitude")
 
 
 def functions(found: Functions) -> Panel:
     """Return the columns of a basis against the frame; real and imaginary part and magnitude of a complex one."""
-    imag = found.imag or [[0.0] * len(found.frames)] * len(found.real)
-    parts = _PARTS if found.imag is not None else {"real part": _PARTS["real part"]}
-    names = [f"column {i + 1}" for i in range(len(found.real))]
-    strongest = [max(range(len(c)), key=lambda i, c=c: abs(c[i])) for c in found.real]
+    phi = np.array(found.real)
+    parts = {"value": phi}
+    if found.imag is not None:
+        phi = phi + 1j * np.array(found.imag)
+        parts = dict(zip(_PARTS, (phi.real, phi.imag, np.abs(phi)), strict=True))
+    names = [str(i + 1) for i in range(len(phi))]
+    peaks = ", ".join(
+        f"{name} in frame {found.frames[np.abs(column).argmax()]}" for name, column in zip(names, phi, strict=True)
+    )
     views, columns = {}, []
-    for i, (part, function) in enumerate(parts.items()):
-        y = [[function(*pair) for pair in zip(re, im, strict=True)] for re, im in zip(found.real, imag, strict=True)]
-        peaks = ", ".join(f"{k + 1} in frame {found.frames[at]}" for k, at in enumerate(strongest[:6]))
-        said = f"{part.capitalize()} of {len(names)} columns at {len(found.frames)} frames; the largest real values: {peaks}."
-        views[str(i) if found.imag else "*"] = Shown([found.frames] * len(y), y, part if found.imag else "value", said)
-        columns += [(f"{name}, {part}" if found.imag else name, values) for name, values in zip(names, y, strict=True)]
+    for i, (part, values) in enumerate(parts.items()):
+        y = values.tolist()
+        said = f"{len(y)} columns at {len(found.frames)} frames, {part}. Largest are {peaks}."
+        views[str(i) if found.imag is not None else "*"] = Shown([found.frames] * len(y), y, part, said)
+        columns += [(f"column {name}, {part}", row) for name, row in zip(names, y, strict=True)]
     rows = [[str(t), *(f"{values[n]:.4g}" for _, values in columns)] for n, t in enumerate(found.frames)]
     curves = plots.distinct(names, "lines")
     table = Table(["frame", *(name for name, _ in columns)], rows)
-    made = plots.plot("Columns of phi", curves, views, table, axis="frame")
-    return Panel([made], {"Part": list(parts)} if found.imag else {})
+    made = plots.plot("Columns of phi", curves, views, table, axis="frame", legend="column")
+    return Panel([made], {"Part": list(parts)} if found.imag is not None else {})
 
 
 def study(found: Study) -> Panel:
@@ -53,7 +55,10 @@ def study(found: Study) -> Panel:
             unit = f" [{one.unit}]" if one.unit else ""
             label = f"{name} of {_truth(found, truth)}"
             y, errors = _of(cases, "bias"), _of(cases, "bias_se")
-            said = f"{label}: bias at K = {ranks[-1]}: {_several(weights, y, one.unit)}; the truth is {one.truth:.4g} {one.unit}."
+            said = (
+                f"{label}: bias at K = {ranks[-1]}: {_several(weights, y, one.unit)}; "
+                f"the truth is {one.truth:.4g} {one.unit}."
+            )
             bias[f"{i}.{j}"] = Shown([ranks] * len(y), y, f"bias of {name}{unit}", said, errors=errors)
             y, errors, bounds = _of(cases, "sd"), _of(cases, "sd_se"), _of(cases, "crb_compressed")
             said = (
@@ -67,13 +72,13 @@ def study(found: Study) -> Panel:
     curves = plots.distinct([f"weight {weight:g}" for weight in weights])
     limits = [Curve(f"bound of K, {c.name}", c.colour, "dot", mode="lines", width=1.5) for c in curves]
     whole = Curve("bound of all frames", dash="dash", mode="lines", width=1.5)
-    figures = ("truth", "bias", "bias_se", "sd", "sd_se", "crb", "crb_compressed", "failed")
+    figures = ("truth", "bias", "bias_se", "sd", "sd_se", "crb", "crb_compressed")
     heads = ("truth", "bias", "+-", "sd", "+-", "bound", "bound of K", "failed fits")
     table = Table(
         ["parameter, fingerprint", "unit", "weight", "K", *heads],
         [
             [f"{r.parameter}, {r.fingerprint + 1}", r.unit, f"{r.crb_weight:g}", str(r.rank),
-             *(number(getattr(r, name)) for name in figures)]
+             *(number(getattr(r, name)) for name in figures), str(r.failed)]
             for r in found.rows
         ],
     )  # fmt: skip
@@ -88,7 +93,9 @@ def study(found: Study) -> Panel:
 
 def amount(found: Amount) -> Panel:
     """Return what noise and what is outside of the basis do to a parameter, against the number of coefficients."""
-    parameters, tissues = (list(dict.fromkeys(getattr(row, key) for row in found.rows)) for key in ("parameter", "tissue"))
+    parameters, tissues = (
+        list(dict.fromkeys(getattr(row, key) for row in found.rows)) for key in ("parameter", "tissue")
+    )
     figures = {"noise": "noise", "leak": "what the basis leaves out", "total": "both"}
     views = {}
     for i, name in enumerate(parameters):
@@ -98,10 +105,10 @@ def amount(found: Amount) -> Panel:
             at = next((row for row in rows if row.rank == found.recommended), None)
             said = f"{name}, {words(tissue)}: " + (
                 "nothing at the recommended rank." if at is None else
-                f"at the recommended K = {at.rank}, {number(at.noise)} of noise and {number(at.leak)} of what the basis "
-                f"leaves out are together {number(at.total)}."
+                f"at the recommended K = {at.rank}, {number(at.noise)} of noise and {number(at.leak)} of what the "
+                f"basis leaves out are together {number(at.total)}."
             )  # fmt: skip
-            views[f"{i}.{j}"] = Shown([[row.rank for row in rows]] * len(y), y, f"error of {name}", said, True)
+            views[f"{i}.{j}"] = Shown([[row.rank for row in rows]] * len(y), y, f"error of {name}", said, "y")
     table = Table(
         ["parameter, tissue", "K", *figures.values()],
         [
@@ -109,7 +116,14 @@ def amount(found: Amount) -> Panel:
             for r in found.rows
         ],
     )
-    made = plots.plot("Error against the rank", plots.distinct(list(figures.values())), views, table, axis=RANK)
+    made = plots.plot(
+        "Error against the rank",
+        plots.distinct(list(figures.values())),
+        views,
+        table,
+        axis=RANK,
+        mark=found.recommended,
+    )
     return Panel([made], {"Parameter": parameters, "Tissue": [words(tissue) for tissue in tissues]})
 
 
@@ -148,5 +162,6 @@ def _several(weights: Sequence[float], values: Sequence[Sequence[float | None]],
 
 def _truth(found: Study, fingerprint: int) -> str:
     """Return a fingerprint as the values of its parameters."""
+    units = {row.parameter: row.unit for row in found.rows}
     values = zip(found.parameters, found.fingerprints[fingerprint], strict=True)
-    return ", ".join(f"{name} {value:.4g}" for name, value in values)
+    return ", ".join(f"{name} {value:.4g} {units.get(name, '')}".rstrip() for name, value in values)

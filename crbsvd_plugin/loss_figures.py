@@ -20,7 +20,7 @@ MOST = 10
 """Curves of a plot."""
 _FLOOR = 1e-7  # %: of losses below it nothing is left but rounding
 _ENERGY = "signal energy"
-_SAME, _WHOLE = Curve("both the same", dash="dot", mode="lines", width=1.2), [0.0, 100.0]
+_SAME = Curve("both the same", dash="dot", mode="lines", width=1.2)
 _STATISTICS = {"mean": "mean", "median": "median", "worst tenth": "worst_decile"}
 _FIGURES = {
     "loss, exact bound B_ec": ("exact", "loss of the CRB of {} [%]"),
@@ -63,6 +63,14 @@ class _Losses:
         value = self.percent(weight, rank, case)
         return value if value is None or case.figure == "retained" else max(value, _FLOOR)
 
+    def curves(self) -> tuple[list[Curve], list[Curve]]:
+        """Return those of the weights and those of the ranks."""
+        weights, ranks = [f"{weight:g}" for weight in self.few_weights], [str(rank) for rank in self.few_ranks]
+        return (
+            plots.ordered(weights, self.few_weights.index(self.chosen.crb_weight)),
+            plots.ordered(ranks, self.few_ranks.index(self.chosen.rank)),
+        )
+
 
 def losses(sweep: Sweep) -> Panel:
     """Return losses against rank, a curve for each weight, and against weight, a curve for each rank."""
@@ -74,7 +82,7 @@ def losses(sweep: Sweep) -> Panel:
             f"{number(found.percent(chosen.crb_weight, chosen.rank, case), ' %')} "
             f"at the recommended K = {chosen.rank} and weight {chosen.crb_weight:g}; "
         )
-        said, logarithmic = said[0].upper() + said[1:], case.figure != "retained"
+        said, logarithmic = said[0].upper() + said[1:], "" if case.figure == "retained" else "y"
         y = [[found.drawn(weight, rank, case) for rank in found.ranks] for weight in found.few_weights]
         ends = [found.percent(chosen.crb_weight, rank, case) for rank in found.ranks]
         text = said + _ends(f"with this weight, from K = {found.ranks[0]} to {found.ranks[-1]}", ends)
@@ -83,8 +91,6 @@ def losses(sweep: Sweep) -> Panel:
         ends = [found.percent(weight, chosen.rank, case) for weight in found.weights]
         text = said + _ends(f"with this K, from weight {found.weights[0]:g} to {found.weights[-1]:g}", ends)
         by_weight[key] = Shown([found.weights] * len(y), y, axis, text, logarithmic)
-    weights = [f"weight {weight:g}" for weight in found.few_weights]
-    ranks = [f"K = {rank}" for rank in found.few_ranks]
     cases = [_Case(tissue, SIGNAL, "energy", "mean") for tissue in found.tissues]
     cases += [_Case(tissue, name, "exact", "mean") for name in found.parameters for tissue in found.tissues]
     heads = [f"{'energy' if case.parameter == SIGNAL else case.parameter}, {case.tissue} [%]" for case in cases]
@@ -98,12 +104,16 @@ def losses(sweep: Sweep) -> Panel:
             (f"weight (K = {chosen.rank})", [(weight, (weight, chosen.rank)) for weight in found.weights]),
         )
     )
-    curves = plots.ordered(weights, found.few_weights.index(chosen.crb_weight))
-    others = plots.ordered(ranks, found.few_ranks.index(chosen.rank))
+    of_weights, of_ranks = found.curves()
     return Panel(
         [
-            plots.plot("Against the rank", curves, by_rank, table_of_ranks, axis=RANK),
-            plots.plot("Against the weight", others, by_weight, table_of_weights, axis=WEIGHT),
+            plots.plot(
+                "Against the rank", of_weights, by_rank, table_of_ranks, axis=RANK, legend="weight", mark=chosen.rank
+            ),
+            plots.plot(
+                "Against the weight", of_ranks, by_weight, table_of_weights,
+                axis=WEIGHT, legend="K", mark=chosen.crb_weight,
+            ),
         ],
         {
             "Parameter": [*found.parameters, _ENERGY], "Tissue": [words(tissue) for tissue in found.tissues],
@@ -127,28 +137,29 @@ def _cases(found: _Losses) -> Iterator[tuple[str, _Case, str]]:
 def bounds(sweep: Sweep) -> Panel:
     """Return losses by approximate bounds against those by exact ones: of all bases, and of single fingerprints."""
     found = _Losses(sweep)
-    views = {}
+    chosen, views = found.chosen, {}
     for (i, name), (j, tissue), (s, statistic) in itertools.product(
         enumerate(found.parameters), enumerate(found.tissues), enumerate(_STATISTICS.values())
     ):
+        cases = [_Case(tissue, name, figure, statistic) for figure in ("approximate", "exact")]
         x, y = (
-            [
-                [found.percent(weight, rank, _Case(tissue, name, figure, statistic)) for rank in found.ranks]
-                for weight in found.few_weights
-            ]
-            for figure in ("approximate", "exact")
+            [[found.drawn(weight, rank, case) for rank in found.ranks] for weight in found.few_weights]
+            for case in cases
         )
-        said = f"{name}, {words(tissue)}: {_apart(x, y)}"
-        views[f"{i}.{j}.{s}"] = Shown([*x, _WHOLE], [*y, _WHOLE], f"exact loss of {name} [%]", said)
-    names = [f"weight {weight:g}" for weight in found.few_weights]
-    curves = [
-        replace(curve, notes=found.ranks)
-        for curve in plots.ordered(names, found.few_weights.index(found.chosen.crb_weight))
-    ]
+        known = [value for values in x for value in values if value is not None]
+        ends = [min(known), max(known)] if known else []
+        here = [number(found.percent(chosen.crb_weight, chosen.rank, case), " %") for case in cases]
+        said = (
+            f"{name}, {words(tissue)}: of the recommended K = {chosen.rank} and weight {chosen.crb_weight:g}, "
+            f"{here[0]} by approximate and {here[1]} by exact bounds; {_apart(x, y)}"
+        )
+        views[f"{i}.{j}.{s}"] = Shown([*x, ends], [*y, ends], f"exact loss of {name} [%]", said, "xy")
+    curves = [replace(curve, notes=found.ranks) for curve in found.curves()[0]]
     header = ["K", "weight", "parameter", "slope", "intercept [%]", "r\N{SUPERSCRIPT TWO}", "fingerprints"]
     table = Table(header, [_cells(line) for line in sweep.lines])
     axis = "approximate loss [%]"
-    made = [plots.plot("All weights and ranks", [*curves, _SAME], views, table, axis=axis, hint="K = %{customdata}")]
+    hint = "K = %{customdata}"
+    made = [plots.plot("All weights and ranks", [*curves, _SAME], views, table, axis=axis, legend="weight", hint=hint)]
     if sweep.points:
         made.append(_points(sweep, found.parameters, axis))
     switches = {
@@ -196,13 +207,16 @@ def certificate(sweep: Sweep) -> Panel:
         ranks = sorted(rank for at, rank in entries if at == weight)
         found = [entries[weight, rank] for rank in ranks]
         x = [one.rank for one in found]
-        y = [[None if v is None else 100 * v for v in values] for values in zip(*((o.cost, o.bound) for o in found), strict=True)]
+        y = [
+            [None if v is None else 100 * v for v in values]
+            for values in zip(*((o.cost, o.bound) for o in found), strict=True)
+        ]
         at = entries.get((weight, sweep.recommended.rank), found[-1])
         said = (
-            f"Weight {weight:g}, K = {at.rank}: this basis loses {number(_percent(at.cost), ' %')} of the weighted total, "
-            f"no basis of that rank loses less than {number(_percent(at.bound), ' %')}."
+            f"Weight {weight:g}, K = {at.rank}: this basis loses {number(_percent(at.cost), ' %')} of the weighted "
+            f"total, no basis of that rank loses less than {number(_percent(at.bound), ' %')}."
         )
-        views[str(i)] = Shown([x, x], y, "cost of the weighted total [%]", said, True)
+        views[str(i)] = Shown([x, x], y, "cost of the weighted total [%]", said, "y")
         rows += [[f"{weight:g}", str(o.rank), number(_percent(o.cost)), number(_percent(o.bound))] for o in found]
     curves = plots.distinct(["CRB-SVD, exact bounds", "lower bound of any basis"])
     table = Table(["weight", "K", "cost [%]", "lower bound [%]"], rows)
@@ -217,7 +231,7 @@ def words(tissue: str) -> str:
 
 def number(value: Number, unit: str = "") -> str:
     """Return three digits of a number, or a dash where there is none."""
-    return "-" if value is None else f"{value:.3g}{unit}"
+    return "-" if value is None else f"{f'{value:#.3g}'.rstrip('.')}{unit}"
 
 
 def _percent(value: Number) -> Number:
@@ -234,7 +248,10 @@ def _apart(x: Sequence[Sequence[Number]], y: Sequence[Sequence[Number]]) -> str:
     gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
     if not gaps:
         return "nothing can be estimated."
-    return f"the two losses of a basis are at most {max(gaps):.3g} percentage points apart, in the middle {median(gaps):.3g}."
+    return (
+        f"over all bases that are drawn the two differ by {number(median(gaps))} percentage points (median), "
+        f"{number(max(gaps))} at most."
+    )
 
 
 def _regression(line: Mapping[str, float] | None) -> str:

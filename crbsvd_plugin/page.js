@@ -4,7 +4,7 @@
 
 const touch = window.matchMedia('(pointer: coarse)').matches;
 const settings = { responsive: true, displaylogo: false, displayModeBar: touch ? false : 'hover',
-                   modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'] };
+                   modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']] };
 
 function fits(key, chosen) {
   return key.split('.').every((part, i) => part === '*' || Number(part) === chosen[i]);

@@ -1,7 +1,7 @@
 """One page of HTML that needs nothing but itself: text, tables, lines to paste, and plots with switches.
 
-All text is escaped here and nowhere else. The page names the hashes of its scripts, and a browser runs no other and loads
-nothing; without scripts, sentences and tables are still there.
+All text is escaped here and nowhere else. The page names the hashes of its scripts, so that a browser runs no other and
+loads nothing; without scripts, sentences and tables are still there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class View:
-    """What a plot shows under one setting of its switches: attributes of its traces, each a list with an entry a trace."""
+    """What a plot shows under one setting of its switches: of every attribute a list, with an entry for each trace."""
 
     data: Mapping[str, Sequence[Any]]
     layout: Mapping[str, Any]
@@ -107,7 +107,9 @@ def paragraph(text: str, kind: str = "") -> Html:
 
 def terms(entries: Mapping[str, str]) -> Html:
     """Return a list of names and what they are."""
-    return Html(f"<dl>{''.join(f'<dt>{_text(key)}</dt><dd>{_text(value)}</dd>' for key, value in entries.items())}</dl>")
+    return Html(
+        f"<dl>{''.join(f'<dt>{_text(key)}</dt><dd>{_text(value)}</dd>' for key, value in entries.items())}</dl>"
+    )
 
 
 def bullets(entries: Sequence[str]) -> Html:
@@ -154,7 +156,8 @@ def document(title: str, subtitle: str, sections: Sequence[Section], *, library:
         f'<meta http-equiv="Content-Security-Policy" content="{_text(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{style}</style></head>\n"
-        f'<body><header><h1>{_text(title)}</h1><p class="soft">{_text(subtitle)}</p><nav><ul>{links}</ul></nav></header>\n'
+        f'<body><header><h1>{_text(title)}</h1><p class="soft">{_text(subtitle)}</p><nav><ul>{links}</ul></nav>'
+        "</header>\n"
         f"<main>{body}</main>\n<footer><p>{_text(colophon)}</p></footer>\n"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )

@@ -19,6 +19,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 """Told apart by all eyes (Okabe and Ito)."""
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+_WIDE = 2.2
 _INK, _GRID = "#1b1f24", "#e3e7ec"
 
 
@@ -61,8 +62,8 @@ class Shown:
         Title of the y axis.
     said : str
         The same in words.
-    logarithmic : bool
-        Of the y axis.
+    logarithmic : str
+        The axes that are: ``""``, ``"y"`` or ``"xy"``.
     errors : sequence, optional
         Standard errors of y.
     """
@@ -71,7 +72,7 @@ class Shown:
     y: Sequence[Values]
     axis: str
     said: str
-    logarithmic: bool = False
+    logarithmic: str = ""
     errors: Sequence[Values] | None = None
 
 
@@ -92,20 +93,17 @@ def library() -> str:
 
 
 def ordered(names: Sequence[str], chosen: int | None = None) -> list[Curve]:
-    """Return curves of something that grows, from dark to bright; the chosen one is drawn thick, and says so."""
+    """Return curves of something that grows, from dark to bright; the chosen one is drawn thick."""
     import matplotlib
     from matplotlib.colors import to_hex
 
     # the end of the map is too bright for thin lines
     positions = [0.88 * i / max(1, len(names) - 1) for i in range(len(names))]
     colours = [to_hex(matplotlib.colormaps["viridis"](position)) for position in positions]
+    looks = zip(names, colours, itertools.cycle(_DASHES), itertools.cycle(_SYMBOLS), strict=False)
     return [
-        Curve(
-            f"{name}, recommended" if i == chosen else name, colour, dash, symbol, width=4 if i == chosen else 1.8
-        )
-        for i, (name, colour, dash, symbol) in enumerate(
-            zip(names, colours, itertools.cycle(_DASHES), itertools.cycle(_SYMBOLS), strict=False)
-        )
+        Curve(name, colour, width=2 * _WIDE) if i == chosen else Curve(name, colour, dash, symbol, width=1.8)
+        for i, (name, colour, dash, symbol) in enumerate(looks)
     ]
 
 
@@ -116,8 +114,9 @@ def distinct(names: Sequence[str], mode: str = "lines+markers") -> list[Curve]:
 
 
 def plot(
-    title: str, curves: Sequence[Curve], views: Mapping[str, Shown], table: Table, *, axis: str, hint: str = ""
-) -> Plot:
+    title: str, curves: Sequence[Curve], views: Mapping[str, Shown], table: Table, *,
+    axis: str, legend: str = "", hint: str = "", mark: float | None = None,
+) -> Plot:  # fmt: skip
     """Return a plot of curves.
 
     Parameters
@@ -132,14 +131,23 @@ def plot(
         The figures behind it.
     axis : str
         Title of the x axis.
+    legend : str
+        What the names of the curves are.
     hint : str
         A line more of what a pointer brings up, as a template of Plotly.
+    mark : float, optional
+        The x that is recommended.
     """
     import plotly.graph_objects as go
 
     traces = []
     for curve in curves:
-        lines = ("<b>%{fullData.name}</b>", "%{xaxis.title.text}: %{x:.4g}", "%{yaxis.title.text}: %{y:.4g}", hint)
+        lines = (
+            f"<b>{f'{legend} ' if legend else ''}%{{fullData.name}}</b>",
+            "%{xaxis.title.text}: %{x:.4g}",
+            "%{yaxis.title.text}: %{y:.4g}",
+            hint,
+        )
         traces.append(
             go.Scatter(
                 name=_literal(curve.name), mode=curve.mode, customdata=curve.notes,
@@ -148,15 +156,31 @@ def plot(
                 hovertemplate="<br>".join(line for line in lines if line) + "<extra></extra>",
             )
         )  # fmt: skip
+    whole = axis.endswith(" K")
+    thick = " (thick: recommended)" if any(curve.width > _WIDE for curve in curves) else ""
     around = {"showline": True, "linecolor": _INK, "gridcolor": _GRID, "zeroline": False, "automargin": True}
+    small = {"size": 13}
     layout = {
-        "template": None, "font": {"size": 13, "color": _INK}, "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+        "font": {"size": 12.5, "color": _INK}, "plot_bgcolor": "#fff", "paper_bgcolor": "#fff",
+        # the buttons have their place above the plot
+        "margin": {"l": 8, "r": 12, "t": 30, "b": 8},
         "hovermode": "closest", "hoverlabel": {"align": "left", "namelength": -1},
-        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "font": {"size": 12}},
-        "xaxis": {**around, "title": {"text": axis}},
-        "yaxis": {**around, "title": {"text": ""}, "exponentformat": "power"},
+        "legend": {
+            "orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "font": {"size": 12},
+            "x": 0, "xref": "container", "xanchor": "left",
+            "title": {"side": "top", "font": {"size": 12}, "text": f"{legend}{thick}"},
+        },
+        "xaxis": {**around, "title": {"text": axis, "font": small}, **({"tickformat": "d"} if whole else {})},
+        "yaxis": {**around, "title": {"text": "", "font": small}, "exponentformat": "none", "tickformat": "~g"},
+        "shapes": [] if mark is None else [
+            {"type": "line", "x0": mark, "x1": mark, "yref": "paper", "y0": 0, "y1": 1,
+             "line": {"color": "#8c959f", "width": 1.5, "dash": "dash"},
+             "label": {"text": "recommended", "textposition": "end", "textangle": 0, "xanchor": "left",
+                       "font": {"size": 11}}}
+        ],
     }  # fmt: skip
     figure = json.loads(go.Figure(traces, layout).to_json())
+    del figure["layout"]["template"]  # ten times as long as all the rest
     return Plot(title, figure, {key: _view(shown) for key, shown in views.items()}, table)
 
 
@@ -165,16 +189,24 @@ def _view(shown: Shown) -> View:
     data: dict[str, Sequence[Any]] = {"x": x, "y": y}
     if shown.errors is not None:
         data["error_y"] = [
-            {"type": "data", "array": [_finite(value) or 0 for value in values], "thickness": 1.2, "width": 4}
-            for values in shown.errors
+            {"type": "data", "array": array, "thickness": 1.2, "width": 4, "visible": any(array)}
+            for array in ([_finite(value) or 0 for value in values] for values in shown.errors)
         ]
     empty = all(value is None for values in y for value in values)
     note = {"text": "cannot be estimated", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
-    layout = {
-        "xaxis.autorange": True, "yaxis.autorange": True, "yaxis.type": "log" if shown.logarithmic else "linear",
-        "yaxis.title.text": _literal(shown.axis), "annotations": [note] if empty else [],
-    }  # fmt: skip
+    layout: dict[str, Any] = {"yaxis.title.text": _literal(shown.axis), "annotations": [note] if empty else []}
+    for name, values in (("x", x), ("y", y)):
+        known = [value for line in values for value in line if value is not None]
+        layout[f"{name}axis.autorange"] = True
+        layout[f"{name}axis.type"] = "log" if name in shown.logarithmic else "linear"
+        layout[f"{name}axis.dtick"] = _step(known) if name in shown.logarithmic else None
     return View(data, layout, shown.said)
+
+
+def _step(values: Sequence[float]) -> float | str:
+    """Return which numbers a logarithmic axis shows: powers of ten, or 1, 2 and 5 of them where these are few."""
+    positive = [value for value in values if value > 0]
+    return 1 if positive and max(positive) > 300 * min(positive) else "D2"
 
 
 def _finite(value: float | None) -> float | None:

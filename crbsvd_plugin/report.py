@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, advice, costs, evidence, figures, files, loss_figures, models, page, plots
-from .errors import UserError
+from . import __version__, advice, costs, evidence, figures, files, loss_figures, page, paste, plots
 from .evidence import Evidence
 from .loss_figures import number, words
 from .page import Section, Table
@@ -45,10 +43,13 @@ def html(found: Evidence) -> str:
     library = plots.library()
     name = "a sequence that is not known" if found.model is None else str(found.model.get("name"))
     colophon = (
-        f"Made by crbsvd-plugin {__version__}. {len(library.encode()) / 1e6:.1f} MB of this page are the script that draws "
-        "(plotly.js, MIT licence); nothing is loaded from elsewhere."
+        f"Made by crbsvd-plugin {__version__}. {len(library.encode()) / 1e6:.1f} MB of this page are the script that "
+        "draws (plotly.js, MIT licence); nothing is loaded from elsewhere."
     )
-    subtitle = "Point at a curve, or tap it, for its figures; click names in the legend to hide curves; choose what is shown above the plots."
+    subtitle = (
+        "Point at a curve, or tap it, for its figures; click names in the legend to hide curves; choose what is shown "
+        "above the plots."
+    )
     return page.document(f"Basis for {name}", subtitle, list(_sections(found)), library=library, colophon=colophon)
 
 
@@ -62,8 +63,8 @@ def _sections(found: Evidence) -> Iterator[Section]:
     if found.functions is not None:
         source = "the basis" if found.basis is not None else "the basis that the sweep recommends"
         text = (
-            f"The columns of {source}, {len(found.functions.real)} of them. A signal is their sum with the coefficients; "
-            "of long trains every few frames are drawn."
+            f"The columns of {source}, {len(found.functions.real)} of them. A signal is their sum with the "
+            "coefficients; of long trains one in a few frames is drawn."
         )
         yield Section("Basis functions", [page.paragraph(text), figures.functions(found.functions).html])
     if found.amount is not None:
@@ -74,9 +75,9 @@ def _sections(found: Evidence) -> Iterator[Section]:
     if found.study is not None:
         study = found.study
         text = (
-            f"{study.measurements} noisy measurements of each fingerprint at an SNR of {study.snr:g} (|M0| over the noise of a "
-            f"coefficient), fitted by {study.method}. Bars are standard errors. The dashed line is what no unbiased "
-            "estimate from all frames falls below; dotted ones are the same for K coefficients."
+            f"{study.measurements} noisy measurements of each fingerprint at an SNR of {study.snr:g} (|M0| over the "
+            f"noise of a coefficient), fitted by {study.method}. Bars are standard errors. The dashed line is what "
+            "no unbiased estimate from all frames falls below; dotted ones are the same for K coefficients."
         )
         yield Section("Bias and standard deviation", [page.paragraph(text), figures.study(study).html])
     yield _cost(found)
@@ -139,7 +140,7 @@ def _basis(found: Evidence) -> Section:
     return Section("The basis", blocks)
 
 
-def _provenance(info: Mapping[str, Any]) -> Iterator[tuple[str, str]] | dict[str, str]:
+def _provenance(info: Mapping[str, Any]) -> dict[str, str]:
     entries = {}
     if "prior" in info:
         entries["prior"] = f"{info['prior'].get('name')}, {_counts(info.get('n_atoms', {}))}"
@@ -184,15 +185,15 @@ def _setting(value: object) -> str:
 
 def _losses(sweep: evidence.Sweep) -> Iterator[Section]:
     text = (
-        "What is lost on fingerprints that were held out, against all frames: 1 - B_u / B_ec of a parameter's Cramer-Rao bound, and "
-        "the energy of the signals. 100 % means that a parameter cannot be estimated from so few coefficients. "
-        "All figures, for every tissue, are in sweep.csv."
+        "What is lost on fingerprints that were held out, against all frames: 1 - B_u / B_ec of a parameter's "
+        "Cramer-Rao bound, and the energy of the signals. 100 % means that a parameter cannot be estimated "
+        "from so few coefficients. All figures, for every tissue, are in sweep.csv."
     )
     yield Section("Energy and CRB loss", [page.paragraph(text), loss_figures.losses(sweep).html])
     text = (
-        "Bases are made with bounds that are cheap to sum (B_ac: the parameter's direction in signal space, orthogonal to all others, "
-        "projected on the basis); what counts are the exact ones (B_ec, which orthogonalise after the compression). "
-        "Where dots lie on the dotted line, both say the same. The table has the regression over all "
+        "Bases are made with bounds that are cheap to sum (B_ac: the parameter's direction in signal space, orthogonal "
+        "to all others, projected on the basis); what counts are the exact ones (B_ec, which orthogonalise after the "
+        "compression). Where dots lie on the dotted line, both say the same. The table has the regression over all "
         "fingerprints for every basis."
     )
     yield Section("Approximate against exact bounds", [page.paragraph(text), loss_figures.bounds(sweep).html])
@@ -219,77 +220,29 @@ def _certificate(found: Evidence) -> Iterator[Section]:
 
 
 def _cost(found: Evidence) -> Section:
-    rank = found.basis.rank if found.basis is not None else found.sweep.recommended.rank if found.sweep else None
-    if rank is None:
-        rank = found.amount.recommended if found.amount is not None else max(r.rank for r in found.study.rows)  # type: ignore[union-attr]
-    top = max([10, rank, *(row.rank for row in (found.sweep.rows if found.sweep is not None else []))])
+    top = max([10, found.rank, *(row.rank for row in (found.sweep.rows if found.sweep is not None else []))])
     real = found.functions is None or found.functions.imag is None
-    text = [
-        f"Memory is counted, not measured, for {costs.VOLUME}, and a {'real' if real else 'complex'} basis; crbsvd recon "
-        "--dry-run counts it for a scan of yours.",
-        f"Time is estimated for {costs.SLICE}: {costs.MEASURED}. Another machine has other times, but a similar shape.",
-    ]
-    panel = figures.cost(top, real=real, at=rank)
-    return Section("Memory and time against the rank", [*map(page.paragraph, text), panel.html])
+    counted = (
+        f"Memory is counted, not measured, for {costs.VOLUME}, and a {'real' if real else 'complex'} basis; "
+        "crbsvd recon --dry-run counts it for a scan of yours. It falls with K where the sums of readouts come to be "
+        "larger than the readouts, which are kept instead."
+    )
+    estimated = f"Time is estimated for {costs.SLICE}: {costs.MEASURED}. Other machines have other times."
+    panel = figures.cost(top, real=real, at=found.rank)
+    blocks = [page.paragraph(counted), page.paragraph(estimated), panel.html]
+    return Section("Memory and time against the rank", blocks)
 
 
 def _lines(found: Evidence) -> Section:
-    """Return the lines to paste, with the name of the basis where it has one."""
-    name = shlex.quote(found.name) if found.name is not None else "NAME"
-    folder = shlex.quote(str(Path(found.name).parent)) if found.name is not None else "DIR"
-    called = Path(found.name).name if found.name is not None else "NAME"
-    blocks = []
-    if found.basis is None:
-        spec, chosen = _spec(found), found.sweep.recommended if found.sweep is not None else None
-        options = f" --rank {chosen.rank} --crb-weight {chosen.crb_weight:g}" if chosen is not None else ""
-        said = "Make the basis" if spec != "SPEC" else "Make the basis (SPEC: what the results were made for)"
-        blocks.append(page.code(said, f"crbsvd basis {spec}{options} -o NAME"))
-    blocks += [
-        page.code(
-            "BART, and maps from its coefficients (ksp: 1 RO SPK COIL 1 T)",
-            f"bart pics -l2 -r0.001 -w1 -t traj -B {name} ksp sens coeff\ncrbsvd fit coeff {name} --like scan.h5 -o maps",
-        ),
-        page.code(
-            "SigPy (ksp: coils, readouts, samples; traj [cycles per field of view]; frame of every readout)",
-            "import sigpy\nimport crbsvd_plugin as crb\nfrom crbsvd_plugin.recon.sigpy_app import root_weighted\n\n"
-            f"basis = crb.Basis.load({found.name or 'NAME'!r})\n"
-            "operator = crb.SubspaceOperator(traj, frame=frame, phi=basis.phi, sens=sens)\n"
-            "linop = crb.as_linop(operator)  # sqrt(W) A, with .H and a fast .N\n"
-            "coeff = sigpy.app.LinearLeastSquares(linop, root_weighted(operator, ksp), lamda=0.001).run()",
-        ),
-        page.code(
-            "Here, from raw data to maps",
-            f"crbsvd maps scan.h5 {name} -o maps",
-        ),
-        page.code("A pipe, as gadgetron --from_stream and Tyger have it", f"crbsvd stream {name} < scan.ismrmrd > maps.ismrmrd"),
-        page.code(
-            f'Scanners (FIRE, OpenRecon), which ask for {{"parameters": {{"basis": "{called}"}}}}',
-            f"crbsvd serve --bases {folder} --host 0.0.0.0",
-        ),
-        page.code(
-            "Gadgetron: the gadget, which the chain crbsvd_connect.xml expects",
-            f"python -m crbsvd_gadgets.gadgetron_external --bases {folder} --port 18000",
-        ),
-    ]
-    return Section("Lines to paste", blocks)
-
-
-def _spec(found: Evidence) -> str:
-    """Return the name of a built-in model whose defaults the sequence has, or what stands for any other."""
-    name = None if found.model is None else found.model.get("name")
-    if name not in models.names():
-        return "SPEC"
-    try:
-        same = models.build({"name": name}).spec == found.model
-    except UserError:
-        return "SPEC"  # it has settings without defaults
-    return str(name) if same else "SPEC"
+    choice = found.sweep.recommended if found.sweep is not None else None
+    pasted = paste.lines(found.name, paste.spec_of(found.model), choice)
+    return Section("Lines to paste", [page.code(*entry) for entry in pasted.items()])
 
 
 def _missing(found: Evidence) -> Iterator[str]:
-    spec = _spec(found)
+    spec = paste.spec_of(found.model)
     if found.basis is None:
-        yield f"What a basis is and what it was made from: crbsvd basis {spec} -o NAME makes one; then name NAME here too."
+        yield f"What a basis is and what it was made from: crbsvd basis {spec} -o NAME makes one; then name it too."
     if found.sweep is None:
         yield (
             "Recommendation, losses against rank and weight, approximate against exact bounds: "

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, charts, crb, excerpt, files, request
+from . import __version__, charts, crb, files, request
 from .advice import Outcome, Row, Share, recommend
 from .assess import Tally
 from .basis import Basis, plain
 from .batches import batch_size, pieces, simulate
 from .checkpoint import Checkpoint
 from .errors import UserError
+from .excerpt import excerpt
 from .fold import BasisAccumulator
 from .model import SignalModel
 from .prior import Atoms, Prior, split
@@ -135,9 +136,7 @@ class Plan:
             "n_dependent": accumulators[1.0].n_dependent,
             "outside": max(accumulators[1.0].outside.values()),
             "recommended": asdict(choice),
-            # for a page to show: see `report`
-            "points": excerpt.points(tally, chosen, choice.rank),
-            "functions": excerpt.functions(bases[1.0][chosen].phi[:, : choice.rank]),
+            **excerpt(tally, chosen, choice.rank),
             "convergence": [asdict(share) for share in shares] or None,
             "rows": [asdict(row) for row in rows],
         }
