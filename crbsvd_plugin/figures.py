@@ -19,7 +19,7 @@ _PARTS = ("real part", "imaginary part", "magnitude")
 def functions(found: Functions) -> Panel:
     """Return the columns of a basis against the frame; real and imaginary part and magnitude of a complex one."""
     phi = np.array(found.real)
-    parts = {"value": phi}
+    parts = {"values": phi}
     if found.imag is not None:
         phi = phi + 1j * np.array(found.imag)
         parts = dict(zip(_PARTS, (phi.real, phi.imag, np.abs(phi)), strict=True))
@@ -30,7 +30,7 @@ def functions(found: Functions) -> Panel:
     views, columns = {}, []
     for i, (part, values) in enumerate(parts.items()):
         y = values.tolist()
-        said = f"{len(y)} columns at {len(found.frames)} frames, {part}. Largest are {peaks}."
+        said = f"{part} of {len(y)} columns at {len(found.frames)} frames; the largest of column {peaks}.".capitalize()
         views[str(i) if found.imag is not None else "*"] = Shown([found.frames] * len(y), y, part, said)
         columns += [(f"column {name}, {part}", row) for name, row in zip(names, y, strict=True)]
     rows = [[str(t), *(f"{values[n]:.4g}" for _, values in columns)] for n, t in enumerate(found.frames)]

@@ -157,7 +157,9 @@ def plot(
             )
         )  # fmt: skip
     whole = axis.endswith(" K")
-    thick = " (thick: recommended)" if any(curve.width > _WIDE for curve in curves) else ""
+    signs = ["thick"] if any(curve.width > _WIDE for curve in curves) else []
+    signs += [] if mark is None else ["grey line"]
+    heading = " ".join([*filter(None, [legend]), *([f"({' and '.join(signs)}: recommended)"] if signs else [])])
     around = {"showline": True, "linecolor": _INK, "gridcolor": _GRID, "zeroline": False, "automargin": True}
     small = {"size": 13}
     layout = {
@@ -168,15 +170,13 @@ def plot(
         "legend": {
             "orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "font": {"size": 12},
             "x": 0, "xref": "container", "xanchor": "left",
-            "title": {"side": "top", "font": {"size": 12}, "text": f"{legend}{thick}"},
+            "title": {"side": "top", "font": {"size": 12}, "text": heading},
         },
-        "xaxis": {**around, "title": {"text": axis, "font": small}, **({"tickformat": "d"} if whole else {})},
-        "yaxis": {**around, "title": {"text": "", "font": small}, "exponentformat": "none", "tickformat": "~g"},
+        "xaxis": {**around, "title": {"text": axis, "font": small}, "tickformat": "d" if whole else "~g"},
+        "yaxis": {**around, "title": {"text": "", "font": small}, "tickformat": "~g"},
         "shapes": [] if mark is None else [
             {"type": "line", "x0": mark, "x1": mark, "yref": "paper", "y0": 0, "y1": 1,
-             "line": {"color": "#8c959f", "width": 1.5, "dash": "dash"},
-             "label": {"text": "recommended", "textposition": "end", "textangle": 0, "xanchor": "left",
-                       "font": {"size": 11}}}
+             "line": {"color": "#8c959f", "width": 1.5, "dash": "dash"}}
         ],
     }  # fmt: skip
     figure = json.loads(go.Figure(traces, layout).to_json())
@@ -204,9 +204,10 @@ def _view(shown: Shown) -> View:
 
 
 def _step(values: Sequence[float]) -> float | str:
-    """Return which numbers a logarithmic axis shows: powers of ten, or 1, 2 and 5 of them where these are few."""
+    """Return which numbers a logarithmic axis shows: powers of ten, with 2 and 5 or all digits where these are few."""
     positive = [value for value in values if value > 0]
-    return 1 if positive and max(positive) > 300 * min(positive) else "D2"
+    span = max(positive) / min(positive) if positive else 1
+    return 1 if span > 300 else "D2" if span > 10 else "D1"
 
 
 def _finite(value: float | None) -> float | None:
