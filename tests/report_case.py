@@ -54,8 +54,8 @@ def rank_of(folder: Path) -> dict[str, Any]:
             "leak": scale / k,
             "total": (k + 1) * scale,
         }
-        for tissue in ("gm+wm", "csf")
-        for name, scale in (("T1", 0.01), ("T2", 0.002))
+        for tissue, factor in (("gm+wm", 1), ("csf", 3))
+        for name, scale in (("T1", 0.01 * factor), ("T2", 0.002 * factor))
         for k in range(1, 6)
     ]
     model = json.loads((folder / "sweep" / "sweep.json").read_text())["model"]

@@ -124,7 +124,7 @@ def said(driver: Any, title: str) -> str:
 def test_all_is_drawn(opened: Callable[[str], Any], folder: Path) -> None:
     driver = opened("page.html")
     titles = [one.text for one in driver.find_elements("css selector", "figure h3")]
-    assert len(titles) == 10
+    assert len(titles) == 11
     for title in titles:
         place = figure(driver, title).find_element("css selector", ".plot")
         assert place.size["height"] > 250
@@ -132,8 +132,8 @@ def test_all_is_drawn(opened: Callable[[str], Any], folder: Path) -> None:
         drawn = place.find_elements("css selector", ".scatterlayer .trace path")
         assert len(drawn) >= 2
         # the space of the curves is not eaten by the legend
-        inside = place.find_element("css selector", ".cartesianlayer .plot")
-        assert inside.rect["height"] > 100
+        inside = place.find_element("css selector", ".nsewdrag")
+        assert float(inside.get_attribute("height")) > 150
         assert place.get_attribute("aria-label") == said(driver, title)
     check_width(driver)
     # tables that are opened scroll in their own box
@@ -150,7 +150,7 @@ def test_switches_change_the_curves(opened: Callable[[str], Any], folder: Path) 
     rows = json.loads((folder / "sweep" / "sweep.json").read_text())["rows"]
     seen = []
     for label, option in (
-        ("Parameter", "T2"), ("Tissue", "csf"), ("Figure", "kept, B_u / B_ec"), ("Over the fingerprints", "median"),
+        ("Parameter", "T2"), ("Tissue", "gm+wm"), ("Figure", "kept, B_u / B_ec"), ("Over the fingerprints", "median"),
     ):  # fmt: skip
         seen.append((curves(driver, rank), curves(driver, weight), said(driver, rank)))
         choose(driver, rank, label, option)
@@ -161,7 +161,7 @@ def test_switches_change_the_curves(opened: Callable[[str], Any], folder: Path) 
     drawn = driver.execute_script("return arguments[0].querySelector('.plot').data.map(d => d.y)", figure(driver, rank))
     for w, y in zip((0, 0.5), drawn, strict=True):
         for k, value in enumerate(y, 1):
-            (row,) = (r for r in rows if tuple(r.values())[:5] == (w, k, "csf", "T2", "retained"))
+            (row,) = (r for r in rows if tuple(r.values())[:5] == (w, k, "gm+wm", "T2", "retained"))
             assert abs(value - 100 * row["median"]) < 1e-3
     assert "CRB of T2 that is kept" in figure(driver, rank).find_element("css selector", ".ytitle").text
     # of signals there is one figure
@@ -265,6 +265,7 @@ def test_without_scripts_sentences_and_tables_are_there(driver: Any, folder: Pat
         assert "at the recommended K =" in body
         assert not any(one.is_displayed() for one in driver.find_elements("css selector", "select"))
         table = driver.find_element("css selector", "figcaption summary")
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", table)
         table.click()
         assert "energy" in table.find_element("xpath", "..").text
     finally:
