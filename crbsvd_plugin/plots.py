@@ -144,8 +144,8 @@ def plot(
     for curve in curves:
         lines = (
             f"<b>{f'{legend} ' if legend else ''}%{{fullData.name}}</b>",
-            "%{xaxis.title.text}: %{x:.4g}",
-            "%{yaxis.title.text}: %{y:.4g}",
+            "%{xaxis.title.text}: %{x:.4~g}",
+            "%{yaxis.title.text}: %{y:.4~g}",
             hint,
         )
         traces.append(
@@ -166,7 +166,8 @@ def plot(
         "font": {"size": 12.5, "color": _INK}, "plot_bgcolor": "#fff", "paper_bgcolor": "#fff",
         # the buttons have their place above the plot
         "margin": {"l": 8, "r": 12, "t": 30, "b": 8},
-        "hovermode": "closest", "hoverlabel": {"align": "left", "namelength": -1},
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "bgcolor": "#fff", "bordercolor": _INK, "font": {"color": _INK, "size": 13}},
         "legend": {
             "orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "font": {"size": 12},
             "x": 0, "xref": "container", "xanchor": "left",
