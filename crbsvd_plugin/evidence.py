@@ -134,7 +134,7 @@ class Study(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """What noise and what lies outside of the basis do to a parameter at a rank."""
+    """What noise and what lies outside of the basis do to a parameter at a rank, relative to its value."""
 
     rank: int
     tissue: str
@@ -151,6 +151,8 @@ class Amount(msgspec.Struct, frozen=True):
     recommended: int
     rule: str
     model: dict[str, Any] | None = None
+    scan: str | None = None
+    snr: float | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:

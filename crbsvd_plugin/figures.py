@@ -9,7 +9,7 @@ import numpy as np
 
 from . import costs, plots
 from .evidence import Amount, Estimate, Functions, Study
-from .loss_figures import RANK, number, words
+from .loss_figures import RANK, number, percent, words
 from .page import Panel, Table
 from .plots import Curve, Shown
 
@@ -92,7 +92,7 @@ def study(found: Study) -> Panel:
 
 
 def amount(found: Amount) -> Panel:
-    """Return what noise and what is outside of the basis do to a parameter, against the number of coefficients."""
+    """Return the errors that noise and what is outside of the basis make, against the number of coefficients."""
     parameters, tissues = (
         list(dict.fromkeys(getattr(row, key) for row in found.rows)) for key in ("parameter", "tissue")
     )
@@ -101,18 +101,19 @@ def amount(found: Amount) -> Panel:
     for i, name in enumerate(parameters):
         for j, tissue in enumerate(tissues):
             rows = sorted((r for r in found.rows if (r.parameter, r.tissue) == (name, tissue)), key=lambda r: r.rank)
-            y = [[getattr(row, figure) for row in rows] for figure in figures]
+            y = [[percent(getattr(row, figure)) for row in rows] for figure in figures]
             at = next((row for row in rows if row.rank == found.recommended), None)
-            said = f"{name}, {words(tissue)}: " + (
-                "nothing at the recommended rank." if at is None else
-                f"at the recommended K = {at.rank}, {number(at.noise)} of noise and {number(at.leak)} of what the "
-                f"basis leaves out are together {number(at.total)}."
-            )  # fmt: skip
-            views[f"{i}.{j}"] = Shown([[row.rank for row in rows]] * len(y), y, f"error of {name}", said, "y")
+            told = "nothing is known of the recommended rank"
+            if at is not None:
+                noise, leak, total = (number(percent(getattr(at, figure)), " %") for figure in figures)
+                told = f"at the recommended K = {at.rank}, {noise} of noise and {leak} of what the basis leaves out "
+                told += f"are together {total}"
+            said = f"{name}, {words(tissue)}: {told}."
+            views[f"{i}.{j}"] = Shown([[row.rank for row in rows]] * len(y), y, f"error [% of {name}]", said, "y")
     table = Table(
-        ["parameter, tissue", "K", *figures.values()],
+        ["parameter, tissue", "K", *(f"{label} [%]" for label in figures.values())],
         [
-            [f"{r.parameter}, {r.tissue}", str(r.rank), *(number(getattr(r, figure)) for figure in figures)]
+            [f"{r.parameter}, {r.tissue}", str(r.rank), *(number(percent(getattr(r, figure))) for figure in figures)]
             for r in found.rows
         ],
     )

@@ -213,11 +213,11 @@ def certificate(sweep: Sweep) -> Panel:
         ]
         at = entries.get((weight, sweep.recommended.rank), found[-1])
         said = (
-            f"Weight {weight:g}, K = {at.rank}: this basis loses {number(_percent(at.cost), ' %')} of the weighted "
-            f"total, no basis of that rank loses less than {number(_percent(at.bound), ' %')}."
+            f"Weight {weight:g}, K = {at.rank}: this basis loses {number(percent(at.cost), ' %')} of the weighted "
+            f"total, no basis of that rank loses less than {number(percent(at.bound), ' %')}."
         )
         views[str(i)] = Shown([x, x], y, "cost of the weighted total [%]", said, "y")
-        rows += [[f"{weight:g}", str(o.rank), number(_percent(o.cost)), number(_percent(o.bound))] for o in found]
+        rows += [[f"{weight:g}", str(o.rank), number(percent(o.cost)), number(percent(o.bound))] for o in found]
     curves = plots.distinct(["CRB-SVD, exact bounds", "lower bound of any basis"])
     table = Table(["weight", "K", "cost [%]", "lower bound [%]"], rows)
     made = plots.plot("Cost against the rank", curves, views, table, axis=RANK)
@@ -234,7 +234,8 @@ def number(value: Number, unit: str = "") -> str:
     return "-" if value is None else f"{f'{value:#.3g}'.rstrip('.')}{unit}"
 
 
-def _percent(value: Number) -> Number:
+def percent(value: Number) -> Number:
+    """Return a share in percent, or None where there is none."""
     return None if value is None else 100 * value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import __version__, advice, costs, evidence, figures, files, loss_figures, page, paste, plots
 from .evidence import Evidence
-from .loss_figures import number, words
+from .loss_figures import number, percent, words
 from .page import Section, Table
 from .weighting import SIGNAL
 
@@ -68,10 +68,7 @@ def _sections(found: Evidence) -> Iterator[Section]:
         )
         yield Section("Basis functions", [page.paragraph(text), figures.functions(found.functions).html])
     if found.amount is not None:
-        text = f"{found.amount.recommended} coefficients. Rule: {found.amount.rule}."
-        yield Section(
-            "How many coefficients for this scan", [page.paragraph(text, "lead"), figures.amount(found.amount).html]
-        )
+        yield _amount(found.amount)
     if found.study is not None:
         study = found.study
         text = (
@@ -162,16 +159,12 @@ def _held_out(info: Mapping[str, Any]) -> page.Html:
     header = ["tissue", "energy [%]", *(f"CRB {name}{kind} [%]" for name in names for kind in ("", ", approx."))]
     rows = [
         [
-            words(label), _share(columns[SIGNAL]["energy"]),
-            *(_share(columns[name][figure]) for name in names for figure in ("exact", "approximate")),
+            words(label), number(percent(columns[SIGNAL]["energy"])),
+            *(number(percent(columns[name][figure])) for name in names for figure in ("exact", "approximate")),
         ]
         for label, columns in losses.items()
     ]  # fmt: skip
     return Table(header, rows).html
-
-
-def _share(value: float | None) -> str:
-    return number(None if value is None else 100 * value)
 
 
 def _setting(value: object) -> str:
@@ -219,6 +212,18 @@ def _certificate(found: Evidence) -> Iterator[Section]:
         yield Section("Certificate", blocks)
 
 
+def _amount(amount: evidence.Amount) -> Section:
+    blocks = [page.paragraph(f"{amount.recommended} coefficients. Rule: {amount.rule}.", "lead")]
+    scan = "of the scan" if amount.scan is None else f"of {amount.scan}"
+    snr = "" if amount.snr is None else f" at an SNR of {amount.snr:g}"
+    text = (
+        f"Errors relative to the parameter, with the sampling {scan}{snr}: noise, which grows with the number of "
+        "coefficients, and what so few of them leave out, which falls."
+    )
+    blocks += [page.paragraph(text), figures.amount(amount).html]
+    return Section("How many coefficients for this scan", blocks)
+
+
 def _cost(found: Evidence) -> Section:
     top = max([10, found.rank, *(row.rank for row in (found.sweep.rows if found.sweep is not None else []))])
     real = found.functions is None or found.functions.imag is None
@@ -255,4 +260,4 @@ def _missing(found: Evidence) -> Iterator[str]:
     if found.study is None:
         yield f"Bias and standard deviation of fits: crbsvd study {spec} -o DIR finds them."
     if found.amount is None:
-        yield "How many coefficients a scan of yours needs: crbsvd rank finds it."
+        yield f"How many coefficients a scan of yours needs: crbsvd rank {spec} SCAN.h5 -o DIR finds it."

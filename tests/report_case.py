@@ -65,6 +65,7 @@ def rank_of(folder: Path) -> dict[str, Any]:
         "rows": rows,
         "recommended": 3,
         "rule": "least",
+        "scan": "a<b>.h5",
         "more": {"x": 1},
     }
 

@@ -230,8 +230,9 @@ def test_the_coefficients_for_a_scan(folder: Path) -> None:
             of = [r for r in rows if (r["parameter"], r["tissue"]) == (name, tissue)]
             y = figure.view(Parameter=name, Tissue=tissue)["data"]["y"]
             for i, key in enumerate(("noise", "leak", "total")):
-                close(y[i], [r[key] for r in of])
+                close(y[i], [percent(r[key]) for r in of])
     assert figure.content["layout"]["shapes"][0]["x0"] == 3
+    assert "with the sampling of a<b>.h5: noise" in made("rank").text
 
 
 def test_certificates(folder: Path) -> None:
