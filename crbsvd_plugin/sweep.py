@@ -120,9 +120,9 @@ class Plan:
         choice = recommend(
             list(self._counted(rows, tally)), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss
         )
-        chosen = list(asked.crb_weights).index(choice.crb_weight)
         shares = list(self._convergence(tally, bases)) if asked.converge else []
         weighting = Weighting(choice.crb_weight, asked.weighting, asked.parameter_weights, asked.class_weights).info
+        chosen = list(asked.crb_weights).index(choice.crb_weight)
         content = {
             "software": f"crbsvd-plugin {__version__}",
             "model": self.model.spec,
