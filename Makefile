@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 PARALLEL := --numprocesses 2 --dist loadfile
 export CRBSVD_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help demo test test-slow test-all bench lint types layers venv programs clean
+.PHONY: help demo test test-slow test-all bench lint types layers venv programs browser clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -18,7 +18,7 @@ test: venv programs  ## the fast tests
 	$(PYTHON) -m pytest -m 'not slow' $(PARALLEL)
 
 # 5 is pytest's answer when no test is marked slow
-test-slow: venv programs  ## the slow tests alone
+test-slow: venv browser  ## the slow tests alone
 	$(PYTHON) -m pytest -m slow || [ $$? -eq 5 ]
 
 test-all:  ## the fast tests, then the slow ones
@@ -42,6 +42,9 @@ venv:  ## the virtual environment, made anew or brought up to date when needed
 
 programs:  ## system programs: BART with OpenBLAS
 	@sh tools/install-programs
+
+browser:  ## the same, and the browser that test-slow clicks with
+	@sh tools/install-programs browser
 
 clean:  ## remove all that make has made
 	rm -rf .venv .venv-newest .cache .no-programs demo-output build dist

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import outcome
     from .assess import Tally
 
+T = TypeVar("T", int, float)
 _PANELS = {
     "energy": "energy loss, Eq. (6)",
     "approximate": "approximate CRB loss, Eq. (8) with B_ac",
@@ -47,7 +48,7 @@ def losses(rows: Sequence[Row], choice: Choice, path: Path) -> None:
     rows = [row for row in rows if row.tissue == "all" and not math.isnan(row.mean)]
     means = {(row.figure, row.parameter, row.rank, row.crb_weight): row.mean for row in rows}
     weights = sorted({row.crb_weight for row in rows})
-    ranks = _shown([row.rank for row in rows if row.figure == "retained" and row.mean > 0], choice.rank)
+    ranks = shown([row.rank for row in rows if row.figure == "retained" and row.mean > 0], choice.rank)
     colours = dict(zip(ranks, _colours(len(ranks)), strict=True))
     parameters = list(dict.fromkeys(row.parameter for row in rows if row.parameter != SIGNAL))
     styles = {SIGNAL: ("-", "."), **dict(zip(parameters, itertools.cycle(_STYLES), strict=False))}
@@ -131,12 +132,12 @@ def _together(rows: Sequence[outcome.Row], keys: tuple[str, str | None], several
     return total, spread / total if total else 0.0
 
 
-def _shown(known: Sequence[int], chosen: int) -> list[int]:
-    """Return the chosen rank and others, evenly spread, where there are more than can be told apart."""
-    ranks = sorted({*known, chosen})
-    if len(ranks) > _N_RANKS:
-        ranks = sorted({chosen, *(ranks[round(i)] for i in np.linspace(0, len(ranks) - 1, _N_RANKS - 1))})
-    return ranks
+def shown(known: Sequence[T], chosen: T, most: int = _N_RANKS) -> list[T]:
+    """Return the chosen rank or weight and others, evenly spread, where there are more than can be told apart."""
+    found: list[T] = sorted(set(known) | {chosen})
+    if len(found) > most:
+        found = sorted({chosen, *(found[round(i)] for i in np.linspace(0, len(found) - 1, most - 1))})
+    return found
 
 
 def scatter(tally: Tally, basis: int, choice: Choice, path: Path) -> dict[str, dict[str, float]]:

@@ -19,6 +19,7 @@ from .basis import Basis, plain
 from .batches import batch_size, pieces, simulate
 from .checkpoint import Checkpoint
 from .errors import UserError
+from .excerpt import excerpt
 from .fold import BasisAccumulator
 from .model import SignalModel
 from .prior import Atoms, Prior, split
@@ -121,6 +122,7 @@ class Plan:
         )
         shares = list(self._convergence(tally, bases)) if asked.converge else []
         weighting = Weighting(choice.crb_weight, asked.weighting, asked.parameter_weights, asked.class_weights).info
+        chosen = list(asked.crb_weights).index(choice.crb_weight)
         content = {
             "software": f"crbsvd-plugin {__version__}",
             "model": self.model.spec,
@@ -134,6 +136,7 @@ class Plan:
             "n_dependent": accumulators[1.0].n_dependent,
             "outside": max(accumulators[1.0].outside.values()),
             "recommended": asdict(choice),
+            **excerpt(tally, chosen, choice.rank),
             "convergence": [asdict(share) for share in shares] or None,
             "rows": [asdict(row) for row in rows],
         }
@@ -143,7 +146,6 @@ class Plan:
                 product.path("regressions.csv"), list(charts.regressions(tally, asked.crb_weights, asked.rank))
             )
             charts.losses(rows, choice, product.path("sweep.png"))
-            chosen = list(asked.crb_weights).index(choice.crb_weight)
             regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
             product.commit(plain({**content, "regressions": regressions}))
         return Outcome(choice, shares)

@@ -17,7 +17,7 @@ import ismrmrd  # noqa: F401
 import numpy as np
 import pytest
 
-PROGRAMS = {"bart": "bart"}  # marker: program
+PROGRAMS = {"bart": "bart", "browser": "chromedriver"}  # marker: program
 
 # compile time counts as time of the first example; and the same commit must give the same answer twice
 hypothesis.settings.register_profile(

@@ -23,6 +23,7 @@ VERBS = {
     "basis": "Make a basis, and the dictionary to match with.",
     "sweep": "Compare every weight and rank of a basis, and say which to take.",
     "study": "Bias and standard deviation of parameters by simulation, beside their bounds.",
+    "report": "Write one page about a basis: curves to hover, what to take, lines to paste.",
     "info": "Say what a basis is.",
     "audit": "What another sequence or other tissues lose in a basis.",
     "import": "Take over a basis of another program.",
