@@ -1,4 +1,4 @@
-"""The phase-graph engine where no model of gradient echoes takes it: off resonance, RF spoiling, columns in any order."""
+"""The phase-graph engine where no model of gradient echoes takes it: off resonance, RF spoiling, any columns."""
 
 from __future__ import annotations
 
