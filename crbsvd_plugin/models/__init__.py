@@ -32,7 +32,7 @@ UNITS = {
     **dict.fromkeys(("before", "n_frames", "n_echoes", "pulses_per_frame", "slice_positions"), ""),
     **dict.fromkeys(("fat", "fat_shifts", "fat_amplitudes", "field"), ""),
 }
-"""SI unit of what is a number among the settings of built-in models and their blocks; "": of none that texts can have."""
+"""SI unit of what is a number among the settings of built-in models and their blocks; "": of none that texts have."""
 # models from outside of the package that were named in this process, by what they were made of
 _NAMED: dict[str, SignalModel] = {}
 
