@@ -89,7 +89,7 @@ def shuffle(work: Path, options: argparse.Namespace) -> str:
 def of_t1(angles: str, truth: Mapping[str, Path], basis: str) -> list[str]:
     """Return what T1 = 1 s does without images, basis and dictionary, as lines of a page.
 
-    The fingerprint of the median T1 and T2 of a tissue, and the T2 of 10 ms to 20 s, in steps of 0.1 %, it fits best to.
+    Of the median T1 and T2 of a tissue: the T2 of 10 ms to 20 s, in steps of 0.1 %, that its fingerprint fits best to.
     """
     t1, t2 = (load_map(truth[f"{name}map"])[0] for name in ("T1", "T2"))
     grid = np.geomspace(0.01, 20, 7600)
