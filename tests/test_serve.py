@@ -88,7 +88,7 @@ def test_a_host_that_vanishes(made: Path, server: Process) -> None:
     before = sessions_of(server)
     with socket.create_connection(server.address) as host:
         host.sendall(scan(made, config=BASIS, close=False, change=half))
-        at_rest(server)
+        at_rest(server, before)
     assert next_end(server, before, SOON_S) == "2"
     assert "without a CLOSE" in server.text
 
@@ -97,19 +97,27 @@ def test_a_host_that_is_reset(made: Path, server: Process) -> None:
     before = sessions_of(server)
     with socket.create_connection(server.address) as host:
         host.sendall(scan(made, config=BASIS, close=False))
-        at_rest(server)
+        at_rest(server, before)
         host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close is a reset
     assert next_end(server, before, SOON_S) == "2"
 
 
-def at_rest(server: Process) -> int:
-    """Return the process of the one session, as soon as it takes less than a fifth of a processor: it waits."""
-    (child,) = wait_for(lambda: children_of(server), server)
+def at_rest(server: Process, before: int) -> int:
+    """Return the process of the session after `before` others, the only one, as soon as it waits for its host.
+
+    It has rehearsed, which may take a compiler a minute, and then its main thread sleeps for half a second, of which the
+    process takes a tenth at most: one that is runnable and gets no processor does not wait.
+    """
+    wait_for(lambda: "crbsvd: readouts" in server.text.partition(f"session {before + 1}: ")[2], server)
+    (child,) = children_of(server)
 
     def rests() -> bool:
         spent = processor_s(child)
-        time.sleep(0.5)
-        return processor_s(child) - spent < 0.1
+        for _ in range(10):
+            time.sleep(0.05)
+            if stat_of(child)[0] == "R":
+                return False
+        return processor_s(child) - spent < 0.05
 
     wait_for(rests, server)
     return child
@@ -122,8 +130,13 @@ def children_of(server: Process) -> list[int]:
 
 
 def processor_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat_of(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stat_of(pid: int) -> list[str]:
+    """Return what the system says of a process after its name: first the state, R of one that runs or could."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def test_a_truncated_message(made: Path, server: Process) -> None:
@@ -288,10 +301,11 @@ def test_sigterm_while_receiving(made: Path) -> None:
     with served(made, "--bases", ".") as server:
         talk(server.address, scan(made, config=BASIS))  # what is compiled now cannot hold the signal back later
         wait_for(lambda: not children_of(server), server)
+        before = sessions_of(server)
         with socket.create_connection(server.address) as host:
             host.settimeout(60)
             host.sendall(scan(made, config=BASIS, close=False, change=half))
-            child = at_rest(server)
+            child = at_rest(server, before)
             server.terminate()
             with host.makefile("rb") as stream:
                 (text,) = ismrmrd.ProtocolDeserializer(stream).deserialize()
