@@ -2,7 +2,8 @@
 
 A process for each host, and not a thread: what one of them does to memory, to numba's threads or to the whole process
 does not concern the next. It is forked, because then the libraries are loaded once. That is safe as long as nothing
-here makes threads, so kernels, FINUFFT and thread limits are the children's alone.
+here makes threads, so kernels, FINUFFT and thread limits are the children's alone; the pools that OpenBLAS makes when
+it is loaded end before a fork and come back after it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host} port {port} ({error}); choose another (--host, --port)") from None
 
 
+def load() -> None:
+    """Import what sessions need, and do nothing with it: threads that are there at a fork are a danger.
+
+    Before it is told that hosts may come: it takes a second or two, and a library starts a program for it.
+    """
+    import finufft  # noqa: F401
+    import ismrmrd  # noqa: F401
+    import scipy.ndimage  # noqa: F401
+
+    from . import pipeline  # noqa: F401
+    from .jit import foreign_kernels
+
+    with foreign_kernels():
+        import sigpy.mri  # noqa: F401
+
+
 def serve(listener: socket.socket, session: Callable[[socket.socket], int], *, n_sessions: int) -> None:
     """Serve hosts until SIGTERM or Ctrl-C, at most `n_sessions` at once; others wait in the queue of the system.
+
+    What `load` has not loaded, every session loads.
 
     Parameters
     ----------
@@ -73,7 +92,6 @@ def serve(listener: socket.socket, session: Callable[[socket.socket], int], *, n
     SystemExit, KeyboardInterrupt
         When told to stop; sessions were told too, and have ended.
     """
-    _load()
     children: dict[int, ForkProcess] = {}
     count = 0
     try:
@@ -127,16 +145,3 @@ def _end_all(children: list[ForkProcess]) -> None:
         if child.exitcode is None:
             child.kill()
         _ended(child)
-
-
-def _load() -> None:
-    """Import what sessions need, and do nothing with it: threads that are there at a fork are a danger."""
-    import finufft  # noqa: F401
-    import ismrmrd  # noqa: F401
-    import scipy.ndimage  # noqa: F401
-
-    from . import pipeline  # noqa: F401
-    from .jit import foreign_kernels
-
-    with foreign_kernels():
-        import sigpy.mri  # noqa: F401

@@ -119,7 +119,7 @@ def resolve(text: str, settings: Sequence[str] = ()) -> Spec:
     if "train" in content and "TRF" in models.settings(content.get("name")):
         content |= train.settings(content.pop("train"), folder, content)
     named: dict[str, Any] = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
-    model = models.build({key: _plain(value, key) for key, value in content.items()})
+    model = models.build({key: _plain(value, key, models.UNITS) for key, value in content.items()})
     suggested = defaults_of(model)
     chosen = {"prior": suggested.prior, "fit_prior": suggested.fit_prior} | named
     prior, fit_prior = (_prior(content, key, model.parameters) for key, content in chosen.items())
@@ -130,7 +130,7 @@ def _from_outside(content: dict[str, Any], home: Path) -> Spec:
     """Return a model from outside of the package; what is not told of its priors it tells itself, see `outside`."""
     told = {key: content.pop(key) for key in ("prior", "fit_prior") if key in content}
     name = content["name"]
-    settings = {key: value if outside.is_told(name, key) else _plain(value, key) for key, value in content.items()}
+    settings = {key: value if outside.is_told(name, key) else _plain(value, key, {}) for key, value in content.items()}
     model, own = outside.build(settings, home)
     given = own | told
     prior, fit_prior = (
@@ -165,18 +165,24 @@ def _literal(value: str) -> Any:
         return None if value == "none" else value
 
 
-def _plain(value: Any, key: str) -> Any:
-    """Turn strings with units into SI numbers, in lists and in tables of lists too."""
+def _plain(value: Any, key: str, units: Mapping[str, str], where: str = "") -> Any:
+    """Turn strings with units into SI numbers, in lists and in tables of lists too; a unit that is known must fit."""
     if key in ("name", "kind") or value is None or isinstance(value, bool | int | float):
         return value
+    where = where or key
     if isinstance(value, str):
-        return None if value == "none" else quantity(value)
+        try:
+            return None if value == "none" else quantity(value, si=units.get(key))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
     if isinstance(value, list):
         return [
-            {k: _plain(v, k) for k, v in item.items()} if isinstance(item, dict) else _plain(item, key)
-            for item in value
+            {k: _plain(v, k, units, f"{where}[{i}]: {k}") for k, v in item.items()}
+            if isinstance(item, dict)
+            else _plain(item, key, units, f"{where}[{i}]")
+            for i, item in enumerate(value)
         ]
-    raise UserError(f"{key} is {value!r}, expected a number, a quantity or a list of them")
+    raise UserError(f"{where} is {value!r}, expected a number, a quantity or a list of them")
 
 
 def _prior(content: object, key: str, parameters: Sequence[Parameter]) -> Prior:

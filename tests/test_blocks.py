@@ -145,6 +145,11 @@ def test_a_basis_of_it_and_its_sidecar(cardiac: Path, tmp_path: Path) -> None:
         ("{ before = 0, kind = 'inversion', efficiency = 1.5 }", r"efficiency is 1.5, expected 0 to 1"),
         ("{ before = 0, kind = 'delay', time = -1 }", r"time is -1.0, expected 0 to 10000"),
         ("{ before = 0, kind = 'delay', time = nan }", r"time is nan"),
+        ("{ before = 0, kind = 'delay', time = '30 deg' }", r"blocks\[0\]: time: '30 deg' is not .* of s, ms, us"),
+        ("{ before = 0, kind = 't2-preparation', te = '30 rad' }", r"blocks\[0\]: te: '30 rad' is not a quantity"),
+        ("{ before = 0, kind = 'inversion', delay = '1 Hz' }", r"blocks\[0\]: delay: '1 Hz' is not a quantity"),
+        ("{ before = 0, kind = 'inversion', efficiency = '1 s' }", "efficiency: '1 s' is not .* a plain number"),
+        ("{ before = '1 s', kind = 'delay', time = 1 }", "before: '1 s' is not a quantity, expected a plain number"),
         ("5", "blocks has a wrong type"),
     ],
 )

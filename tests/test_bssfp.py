@@ -59,23 +59,23 @@ def test_signals_equal_bloch_rotations(case: str) -> None:
 @pytest.mark.bart
 @pytest.mark.parametrize("w0", [0.0, 60.0])
 def test_it_equals_barts_bloch_equations(w0: float, tmp_path: Path) -> None:
-    """`bart sim`: alpha/2, then equal pulses of 1 us; precession the other way round, and the sign of the first pulse.
+    """`bart sim`: alpha/2, then equal pulses of 0.1 us; precession and first pulse the other way round.
 
-    Single precision with an ODE tolerance of 1e-5 and a pulse of a thousandth of the TR; it differs by 2e-5. The
-    derivatives are those by R1 and R2: -T^2 d/dT, some 1e-3, where 2 % is what 1e-5 leaves.
+    It solves the equations of 7 pulses and 7 rests to 3e-7 each, 4.2e-6 in all. The derivatives are those by R1 and R2,
+    -T^2 d/dT; by the logarithms, which are as good as the signal (see test_simulator), they are 1.4e-2 and more: 3e-4.
     """
     t1, t2, tr, n = 1.0, 0.1, 0.0045, 6
-    sequence = f"IR-BSSFP,TR={tr},TE={tr / 2},Nrep={n},pinv,ipl=0,isp=0.005,ppl={tr / 2},Trf=1e-6,FA=45,BWTP=4,off={w0}"
-    signal, jac = models_case.bart(
-        tmp_path, "sim", "--ODE", "--seq", sequence, "-1", f"{t1}:{t1}:1", "-2", f"{t2}:{t2}:1", outputs=2
-    )
+    sequence = f"IR-BSSFP,TR={tr},TE={tr / 2},Nrep={n},pinv,ipl=0,isp=0.005,ppl={tr / 2},Trf=1e-7,FA=45,BWTP=4,off={w0}"
+    options = ("--ODE", "--seq", sequence, "--other", "ode-tol=3e-7", "-1", f"{t1}:{t1}:1", "-2", f"{t2}:{t2}:1")
+    signal, jac = models_case.bart(tmp_path, "sim", *options, outputs=2)
     model = models.build(
         {"name": "bssfp-mrf", "flip_angles": [np.pi / 8] + [np.pi / 4] * n, "tr": [tr / 2] + [tr] * n, "ti": 0.005}
     )
     ours, ours_jac = (rows[0, ..., 1:] for rows in model.signal_and_jacobian(np.array([[t1, t2, -w0]])))
-    assert np.abs(ours + signal).max() < 5e-5
+    assert np.abs(ours + signal).max() < 4.2e-6
     for row, value, index in ((0, t1, 0), (1, t2, 2)):  # of R1, M0, R2, B1
-        assert np.abs(value**2 * ours_jac[row] - jac[index]).max() < 0.02 * np.abs(jac[index]).max()
+        assert np.abs(jac[index]).max() / value > 1.3e-2
+        assert np.abs(value**2 * ours_jac[row] - jac[index]).max() < 3e-4 * np.abs(jac[index]).max()
 
 
 def test_equal_pulses_reach_the_steady_state() -> None:

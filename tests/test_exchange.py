@@ -64,7 +64,7 @@ def test_sigpy_expands_with_it(name: str) -> None:
     np.testing.assert_allclose(linop(COEFF[:, None].astype(np.complex64)), SERIES, atol=SINGLE * np.abs(SERIES).max())
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:Samples will be rescaled:UserWarning")  # it guesses the unit, and says so
 def test_mri_nufft_expands_with_it(name: str) -> None:
     subspace = pytest.importorskip("mrinufft.operators.subspace", reason="mri-nufft is not installed")
     import mrinufft

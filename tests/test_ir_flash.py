@@ -87,6 +87,24 @@ def test_it_equals_bart_but_for_the_steady_state(average: int, tmp_path: Path) -
     assert np.abs(ours - theirs - (exact - limit) * (1 - decay)).max() < 1e-5
 
 
+@pytest.mark.bart
+def test_a_train_from_equilibrium_and_its_derivatives_equal_barts_phase_graphs(tmp_path: Path) -> None:
+    """`bart epg -F -s 0`: ideal spoiling, read at the pulse, so that T2 has no part; an endless TI makes equilibrium.
+
+    Its derivatives are theta ds/dtheta, of B1 times B1 once more (see test_fse); single precision, 6e-8 a pulse.
+    """
+    t1, b1, tr, degrees, n = 1.1, 0.9, 0.01, 15, 40
+    options = ("-F", "-s", 0, "-1", t1, "-2", 0.08, "-b", b1, "-r", tr, "-f", degrees, "-n", n, "-u", 7)
+    signal, _, scaled = models_case.bart(tmp_path, "epg", *options, outputs=3)
+    model = model_of(n_frames=n, flip_angle=np.deg2rad(degrees), tr=tr, ti=1e5)
+    ours, jac = model.signal_and_jacobian(np.array([[t1, b1]]))
+    assert np.abs(-1j * ours[0] - signal).max() < 6e-8 * n
+    for row, scale, column in ((0, t1, 0), (1, b1**2, 2)):
+        assert np.abs(scaled[:, column]).max() > 0.01
+        assert np.abs(-1j * scale * jac[0, row] - scaled[:, column]).max() < 6e-8 * n
+    assert not scaled[:, 1].any()
+
+
 def test_late_frames_are_the_steady_state_of_spoiled_echoes() -> None:
     """Ernst: sin a (1 - E) / (1 - E cos a), reached to exp(-20 s / 0.8 s)."""
     theta = TISSUES[[0, 3]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,11 @@ def test_a_toml_file_and_settings_that_replace_its_own(tmp_path: Path) -> None:
         (["te"], "--set 'te' has no '=', expected key=value"),
         (["tee=5 ms"], r"setting 'tee' is unknown, expected one of: flip_angles, .*did you mean 'te'\?"),
         (["flip_angle=[1]"], "did you mean 'flip_angles'"),
-        (["te=five"], "'five' is not a quantity"),
+        (["te=five"], "te: 'five' is not a quantity, expected a number and one of s, ms, us, as in"),
+        (["te=30 deg"], "te: '30 deg' is not a quantity, expected a number and one of s, ms, us, as in"),
+        (['tr=["10 ms", "20 deg"]'], r"tr\[1\]: '20 deg' is not a quantity, expected a number and one of s, ms, us"),
+        (["flip_angles=[0.1, '5 ms']"], r"flip_angles\[1\]: '5 ms' is not .* one of rad, deg, as in '5 rad'"),
+        (["inversion_efficiency=0.9 s"], "inversion_efficiency: '0.9 s' is not a quantity, expected a plain number"),
         (["te=20 ms"], r"te is 0.02 s, expected between 0 and the shortest tr, 0.01 s"),
         (["te=nan"], "te is nan s"),
         (["flip_angles=[]"], "flip_angles is empty"),
@@ -112,6 +118,19 @@ def test_settings_that_cannot_be_understood(settings: list[str], match: str) -> 
     with pytest.raises(UserError, match=match) as error:
         resolve("mrf-fisp", settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*models.names(), "pulseq"])
+def test_every_setting_has_the_unit_that_its_docstring_says(name: str) -> None:
+    """So that none is taken in another one; those of blocks are tested there."""
+    documentation = inspect.getdoc(models._model(name)) or ""
+    for key in models.settings(name):
+        if key in ("blocks", "operators"):  # tables, and what no user writes
+            continue
+        described = re.search(rf"^{key} : .*\n((?:    .*\n)+)", documentation + "\n", re.MULTILINE)
+        said = re.search(r"\[(s|rad)\]", described[1]) if described else None
+        assert key in models.UNITS
+        assert described is None or models.UNITS[key] == (said[1] if said else "")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ismrmrd
 import numpy as np
@@ -23,6 +23,7 @@ from ismrmrd import ConfigText, ProtocolDeserializer, ProtocolSerializer
 
 from crbsvd_plugin.mrd import open_raw
 
+T = TypeVar("T")
 CLOSE = struct.pack("<H", 4)
 WAIT_S = 120
 
@@ -106,10 +107,22 @@ def served(folder: Path, *arguments: str, command: list[str] | None = None, **va
         words = line.split()
         yield Process(process, log, (words[2], int(words[4])))
     finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        process.wait(20)
         process.stdout.close()
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()  # nothing, where it has ended
+            process.wait()
+
+
+def wait_for(condition: Callable[[], T], server: Process, within_s: float = WAIT_S) -> T:
+    """Return what a condition gives as soon as that is true."""
+    until = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < until, server.text
+        time.sleep(0.02)
+    return found
 
 
 def talk(address: tuple[str, int], content: bytes, *, half_close: bool = False) -> list[Any]:

@@ -67,6 +67,7 @@ def command(
             return Session(channel, DIALECTS[dialect], site.config, task=TASKS[task], limits=limits).run()
 
     listener = server.listen(host, port)
+    server.load()
     name, number, *_ = listener.getsockname()
     click.echo(f"listening on {name} port {number}")
     server.serve(listener, session, n_sessions=n_sessions)

@@ -25,6 +25,14 @@ _MODELS = {
 }
 # what no SPEC can name, since a file tells its settings
 _TOLD = {"pulseq": ("operators", "Operators")}
+UNITS = {
+    **dict.fromkeys(("tr", "te", "ti", "recovery", "echo_spacing", "echo_times", "t1", "TRF", "delay", "time"), "s"),
+    **dict.fromkeys(("flip_angles", "flip_angle", "phases", "alpha"), "rad"),
+    **dict.fromkeys(("accuracy", "b1", "efficiency", "inversion_efficiency", "w0", "t1_nuisance"), ""),
+    **dict.fromkeys(("before", "n_frames", "n_echoes", "pulses_per_frame", "slice_positions"), ""),
+    **dict.fromkeys(("fat", "fat_shifts", "fat_amplitudes", "field"), ""),
+}
+"""SI unit of what is a number among the settings of built-in models and their blocks; "": of none that texts have."""
 # models from outside of the package that were named in this process, by what they were made of
 _NAMED: dict[str, SignalModel] = {}
 
