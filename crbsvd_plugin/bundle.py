@@ -176,7 +176,7 @@ class Plan:
 
     def _with_exact_bounds(self, basis: Basis, accumulator: BasisAccumulator, report: Report) -> Basis:
         asked = self.request
-        factors = asked.weights(accumulator, asked.weight).factors(accumulator.blocks)
+        factors = asked.weights(accumulator.labels, asked.weight).factors(accumulator.blocks)
         with asked.pool() as pool:
             fingerprints = choose.prepared(
                 accumulator, self.training, self.held_out.atoms(self.model.parameters), factors,

@@ -212,15 +212,16 @@ def check_rank(training: Training, rank: int) -> None:
 
 
 def told(facts: Mapping[str, Any]) -> str:
-    """Return in words what ``info["exact"]`` of a basis says."""
-    what = "mean exact CRB loss" if facts["energy_loss"] is not None else "weighted loss"
-    if facts["worst"]:
-        what += ", parameters by their worst tenth,"
-    if facts["energy_loss"] is not None:
-        what += f" at an energy loss of {facts['energy_loss']:g}"
+    """Return in words what ``info["exact"]`` of a basis says, in per cent."""
+    limit = facts["energy_loss"]
+    what = "Weighted loss" if limit is None else f"Mean CRB loss at an energy loss of {100 * limit:.3g} %"
+    cost, start, least, held, start_held = (
+        f"{100 * facts[name]:.4g} %" for name in ("cost", "start", "least", "cost_held_out", "start_held_out")
+    )
+    worst = " (of every parameter the worst tenth)" if facts.get("worst") else ""
     return (
-        f"{what} with exact bounds: {facts['cost']:.5g}, of CRB-SVD {facts['start']:.5g}, of no basis of this rank "
-        f"less than {facts['least']:.5g} (held out {facts['cost_held_out']:.5g} and {facts['start_held_out']:.5g})"
+        f"{what} with exact bounds{worst}: {cost}, of CRB-SVD {start}, of no basis of this rank less than {least}; "
+        f"held out {held} and {start_held}"
     )
 
 

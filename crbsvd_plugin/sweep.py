@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,20 +15,20 @@ from . import __version__, charts, crb, files, request
 from .advice import Outcome, Row, Share, recommend
 from .assess import Tally
 from .basis import Basis, plain
-from .batches import batch_size, pieces, simulate
-from .checkpoint import Checkpoint
+from .batches import batch_size
+from .certificate import certificates
+from .choose import DIMENSIONS
 from .errors import UserError
 from .excerpt import excerpt
 from .fold import BasisAccumulator
+from .measured import measured
 from .model import SignalModel
 from .prior import Atoms, Prior, split
 from .progress import Report, counted
-from .training import State, Training, number_of_atoms, resume
+from .training import Training
 from .weighting import ALL, SIGNAL, Weighting
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .cluster import Pool
 
 logger = logging.getLogger(__name__)
@@ -97,6 +96,8 @@ class Plan:
         # the last ones are appended
         size = min(batch_size(self.model.n_frames, n_parameters), n_held_out)
         memory += 2 * 16 * size * (1 + n_parameters + n_targets) * n_columns / 2**20
+        n_kept = min(DIMENSIONS, self.model.n_frames)
+        memory += 16 * (size * n_kept + 3 * n_kept**2) * (1 + n_targets) / 2**20
         memory += 2 * 4 * (1 + 2 * n_targets) * n_held_out * n_columns / 2**20
         return (
             f"{self.training.size} fingerprints of {self.model.n_frames} frames, {n_held_out} held out: "
@@ -115,7 +116,10 @@ class Plan:
         with asked.pool() as pool:
             accumulators = self._fold(pool, report)
             bases = dict(self._families(accumulators, report))
-            tally = self._assess([basis.phi for family in bases.values() for basis in family], pool, report)
+            tally = measured(
+                asked.training(self.model, self.held_out), [basis.phi for family in bases.values() for basis in family],
+                accumulators[1.0].leading(DIMENSIONS), checkpoint=asked.checkpoint, pool=pool, report=report,
+            )  # fmt: skip
         rows = list(self._rows(tally))
         choice = recommend(
             list(self._counted(rows, tally)), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss
@@ -137,6 +141,7 @@ class Plan:
             "outside": max(accumulators[1.0].outside.values()),
             "recommended": asdict(choice),
             **excerpt(tally, chosen, choice.rank),
+            "certificate": list(self._certificates(tally)),
             "convergence": [asdict(share) for share in shares] or None,
             "rows": [asdict(row) for row in rows],
         }
@@ -186,30 +191,6 @@ class Plan:
                     raise
                 logger.warning("convergence: %g %% of the fingerprints are left out: %s", 100 * share, error)
 
-    def _assess(self, phis: Sequence[NDArray[Any]], pool: Pool | None, report: Report) -> Tally:
-        """Measure all bases on the held-out fingerprints."""
-        model, asked = self.model, self.request
-        queue = pieces(self.held_out, size=batch_size(model.n_frames, len(model.parameters)))
-        tally = Tally(model.parameters, phis, fisher=asked.fisher)
-        keeper = None
-        if asked.checkpoint is not None:
-            digest = hashlib.sha256(b"".join(np.ascontiguousarray(phi).tobytes() for phi in phis)).hexdigest()
-            key = {**asked.training(model, self.held_out).key, "bases": digest}
-            # other weights or ranks make other bases, with a file of their own
-            keeper = Checkpoint(f"{asked.checkpoint}.held-out-{digest[:8]}", key)
-        measure = _Measure(model, phis, asked.fisher)
-
-        def steps(rest: Sequence[Atoms]) -> Iterator[int]:
-            for part in map(measure, rest) if pool is None else pool.map(measure, rest):
-                found = Tally(model.parameters, phis, fisher=asked.fisher)
-                found.restore(*part)
-                tally.merge(found)
-                yield 1
-
-        progress = counted(report, "held-out fingerprints", sum(len(piece.theta) for piece in queue))
-        resume(tally, queue, steps, keeper=keeper, progress=progress, size=number_of_atoms)
-        return tally
-
     def _rows(self, tally: Tally) -> Iterator[Row]:
         for i, weight in enumerate(self.request.crb_weights):
             for rank in range(1, self.request.rank + 1):
@@ -239,6 +220,14 @@ class Plan:
             if total:
                 yield Row(weight, rank, ALL, parameter, figure, lost / total, np.nan, np.nan)
 
+    def _certificates(self, tally: Tally) -> Iterator[dict[str, float]]:
+        """Return what every basis costs with exact bounds, held out, and what no basis of its rank costs less than."""
+        conjugate = bool(self.request.conjugate)
+        for i, weight in enumerate(self.request.crb_weights):
+            weighting = self.request.weights(tally.labels, weight)
+            for k, (cost, bound) in enumerate(certificates(tally, i, weighting, conjugate=conjugate)):
+                yield {"crb_weight": weight, "rank": k + 1, "cost": cost, "bound": bound}
+
     def _convergence(self, tally: Tally, bases: Mapping[float, Sequence[Basis]]) -> Iterator[Share]:
         """Compare the bases of fewer fingerprints with those of all: largest angle [rad], and losses."""
         from scipy.linalg import subspace_angles
@@ -251,20 +240,6 @@ class Plan:
                     losses = tally.means(family * n_weights + i, rank)["all"]
                     means = {n: figures["energy" if n == SIGNAL else "exact"] for n, figures in losses.items()}
                     yield Share(share, weight, rank, angle, means)
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """The state of the tally of one batch of fingerprints; an object, so that it can be sent to a worker."""
-
-    model: SignalModel
-    phis: Sequence[NDArray[Any]]
-    fisher: crb.Fisher
-
-    def __call__(self, piece: Atoms) -> State:
-        tally = Tally(self.model.parameters, self.phis, fisher=self.fisher)
-        tally.update(simulate(self.model, piece))
-        return tally.state()
 
 
 def plan(asked: Request, folder: str, *, force: bool) -> Plan:

@@ -182,13 +182,14 @@ def draw(path: Path, points: list[Point]) -> None:
 def findings(points: list[Point], options: argparse.Namespace, minutes: float) -> str:
     """Return the tables, and what they say."""
     settings = "".join(f" --set {Path(s).name if '/' in s else s}" for s in options.settings)
+    command = f"python examples/exact_bounds.py FOLDER {options.spec}{settings} --train {options.train}"
     lines = [
-        f"# {options.spec}: exact bounds against CRB-SVD", "",
-        f"`python examples/exact_bounds.py FOLDER {options.spec}{settings} --train {options.train}`, {minutes:.0f} minutes.",
-        "Losses of the third of the fingerprints that is held out, in per cent; CRB-SVD at the energy loss of the basis with",
-        "exact bounds, on its curve of many weights. Gap: (cost - least) / cost, training, where no basis of that rank and",
-        "weight costs less than `least`.", "",
-        "| K | weight | energy loss | CRB loss, exact | CRB-SVD | gain | gap |", "| --- | --- | --- | --- | --- | --- | --- |",
+        f"# {options.spec}: exact bounds against CRB-SVD", "", f"`{command}`, {minutes:.0f} minutes.",
+        "Losses of the third of the fingerprints that is held out, in per cent; of CRB-SVD at the energy loss of the",
+        "basis with exact bounds, on its curve of many weights. Gap: (cost - least) / cost, training, where no basis of",
+        "that rank and weight costs less than `least`.", "",
+        "| K | weight | energy loss | CRB loss, exact | CRB-SVD | gain | gap |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     gains = {}
     for rank in sorted({p.rank for p in points}):
