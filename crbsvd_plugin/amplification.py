@@ -118,8 +118,8 @@ def rows(signal: NDArray[Any], jac: NDArray[Any], targets: Sequence[int]) -> NDA
         The parameters of interest.
     """
     found = crb.orthogonalise(signal, jac, targets=targets)
-    norm = np.where(found.norm > 0, found.norm, np.nan)
-    return found.unit / norm[..., None]
+    there = found.norm[..., None] > 0
+    return np.divide(found.unit, found.norm[..., None], out=np.full(found.unit.shape, np.nan + 0j), where=there)
 
 
 def sigma_of(sampling: Sampling, snr: float, *, n_frames: int) -> float:
@@ -199,4 +199,5 @@ def _moved(
     systematic = np.einsum("vik,kv->vi", moves.conj(), change.reshape(len(change), -1)[:, voxels]).real
     noise = np.einsum("vik,nkv->nvi", moves.conj(), changes.reshape(*changes.shape[:2], -1)[..., voxels])
     # both quadratures: a phase of M0 would turn one into the other
-    return tuple(np.where(np.isnan(part), np.inf, part) for part in (np.abs(noise) ** 2 / 2, systematic))  # type: ignore[return-value]
+    variance = np.abs(noise) ** 2 / 2
+    return np.where(np.isnan(variance), np.inf, variance), np.where(np.isnan(systematic), np.inf, systematic)

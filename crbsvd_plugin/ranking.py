@@ -15,7 +15,7 @@ from .errors import UserError
 from .progress import Report, counted
 from .sampling import Sampling
 from .scanned import Reading, sampling_of
-from .still import TISSUES, Still, still
+from .still import HEAD, TISSUES, Still, still
 from .weighting import Weighting
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Request(sweep.Request):
     replicas : int
         Pseudo-replicas, at least 2.
     iterations : int
-        Of the reconstruction.
+        Of the reconstruction of the scan; the small image takes `Sampling.iterations`.
     tissues : sequence of str
         Tissues of the phantom that the recommendation counts.
     seed : int
@@ -78,8 +78,11 @@ class Outcome:
         """The table, and the outcome in words."""
         lines = ["rank  tissue  parameter   noise    leak   total  [% of the parameter]"]
         for row in self.rows:
-            cells = (f"{100 * value:7.2f}" if math.isfinite(value) else "      -" for value in _errors(row))
-            lines.append(f"{row.rank:4d}  {row.tissue:<6}  {row.parameter:<9} {' '.join(cells)}")
+            cells = (f"{100 * value:7.2f}" for value in (row.noise, row.leak, row.total))
+            if math.isfinite(row.total):
+                lines.append(f"{row.rank:4d}  {row.tissue:<6}  {row.parameter:<9} {' '.join(cells)}")
+        if few := {row.rank for row in self.rows if not math.isfinite(row.total)}:
+            lines.append(f"Up to rank {max(few)} there are too few coefficients for some of these.")
         choice, losses = self.choice, self.losses
         lines.append(
             f"take --rank {choice.rank}: its worst error, {choice.parameter} of {choice.tissue}, is "
@@ -123,13 +126,18 @@ class Plan:
         names = [model.parameters[i].name for i in targets]
         found = amplification.errors(
             self.small, self.still, basis, targets=targets, snr=asked.snr, n_replicas=asked.replicas,
-            iterations=asked.iterations, seed=asked.seed, progress=counted(report, "ranks", asked.rank),
+            iterations=self.iterations, seed=asked.seed, progress=counted(report, "ranks", asked.rank),
         )  # fmt: skip
         tissue = self.still.tissue.tolist()
         choice = balance.least(found, tissue, names, counted=self.counted)
         outcome = Outcome(balance.table(found, tissue, names), choice, measured.choice, self.counted)
         self._write(outcome)
         return outcome
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the small image, see `sampling`."""
+        return self.small.iterations(self.whole, self.request.iterations)
 
     @property
     def counted(self) -> frozenset[tuple[str, str]]:
@@ -155,7 +163,7 @@ class Plan:
             "matrix": asked.matrix,
             "snr": asked.snr,
             "replicas": asked.replicas,
-            "iterations": asked.iterations,
+            "iterations": {"scan": asked.iterations, "small": self.iterations},
             "tissues": list(asked.tissues),
             "voxels": {name: int((self.still.tissue == name).sum()) for name in TISSUES},
             "seed": asked.seed,
@@ -200,11 +208,8 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
         )  # fmt: skip
     settled = training.request
     assert isinstance(settled, Request)
-    return Plan(settled, training, whole, small, still(training.model, small))
-
-
-def _errors(row: balance.Row) -> tuple[float, float, float]:
-    return row.noise, row.leak, row.total
+    fov = HEAD * max(small.shape) / max(whole.shape)
+    return Plan(settled, training, whole, small, still(training.model, small, fov=fov))
 
 
 def _facts(sampling: Sampling) -> dict[str, object]:

@@ -15,6 +15,11 @@ the three where
   readouts each frame keeps its share, and else every other one, or every tenth, is left out.
 
 What it cannot keep is finer than a cell: the innermost cell, where all readouts meet, is as many times larger.
+
+Conjugate gradients that stop early are part of it. After j iterations they have resolved eigenvalues of the normal
+operator down to about lambda_max / j^2, and lambda_max goes with the number of samples in the fullest cell, which of
+spokes is all readouts, n / m times fewer. The sparse edge of k-space has the same eigenvalues in both images, so it is
+resolved likewise after j' = j sqrt(lambda_max' / lambda_max) iterations: of spokes j sqrt(m / n), of lines j.
 """
 
 from __future__ import annotations
@@ -69,12 +74,26 @@ class Sampling:
         """Samples of a coil for each voxel."""
         return float(self.n_samples / np.prod(self.shape))
 
+    @property
+    def densest(self) -> int:
+        """Samples of a coil in the fullest cell, a cycle wide, about a frequency of the image."""
+        index = self._nearest()
+        return int(np.bincount(np.ravel_multi_index(tuple(index.T), self.shape)).max(initial=0))
+
     def covered(self) -> NDArray[np.bool_]:
         """Return which frequencies (*X) of the image, zero at n//2, have a sample within half a cycle."""
         there = np.zeros(self.shape, bool)
-        index = np.floor(self.traj[self.weights > 0] + 0.5 + _ROUNDING).astype(np.intp) + np.array(self.shape) // 2
-        there[tuple(index[_within(index, self.shape)].T)] = True
+        there[tuple(self._nearest().T)] = True
         return there
+
+    def iterations(self, whole: Sampling, iterations: int) -> int:
+        """Return after how many iterations the edge of k-space is resolved as in `whole` after `iterations`."""
+        return max(1, round(iterations * np.sqrt(self.densest / whole.densest)))
+
+    def _nearest(self) -> NDArray[np.intp]:
+        """Return the indices (N, ndim) of the frequencies, zero at n//2, that samples are nearest to."""
+        index = np.floor(self.traj[self.weights > 0] + 0.5 + _ROUNDING).astype(np.intp) + np.array(self.shape) // 2
+        return np.asarray(index[_within(index, self.shape)])
 
     def reduced(self, matrix: int) -> Sampling:
         """Return the scan of an image of `matrix` voxels along its longest side; see above.

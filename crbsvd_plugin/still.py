@@ -15,8 +15,8 @@ from .sampling import Sampling
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FOV = 120.0
-"""Field of view [mm]: the middle of the head. Of all of it, 32 voxels a side would hold one of pure CSF."""
+HEAD = 240.0
+"""Field of view [mm] that holds the whole head."""
 _PURE = 0.9
 """Share of the tissue in a voxel that counts as one of it."""
 _MOST = 256
@@ -54,8 +54,11 @@ class Still:
     m0: NDArray[np.float64]
 
 
-def still(model: SignalModel, sampling: Sampling) -> Still:
-    """Put the phantom into the image of a sampling.
+def still(model: SignalModel, sampling: Sampling, *, fov: float = HEAD) -> Still:
+    """Put the middle of the phantom into the image of a sampling.
+
+    With a field of view [mm] along the longest side that has the share of `HEAD` that the voxels are of those of the
+    scan, a voxel is what it is there, with as many edges in it: they are what there is to leak.
 
     Frequencies that no sample comes near (`Sampling.covered`: the corners of k-space, of spokes) are taken out of it:
     what they would add is resolution, which no basis gives.
@@ -75,18 +78,19 @@ def still(model: SignalModel, sampling: Sampling) -> Still:
             f"{'a volume with two pools' if two_pools else 'a slice with T1 and T2'}; name another scan or model"
         )
     matrix = max(shape)
-    made = mt_phantom.brain(matrix, fov=_FOV) if two_pools else phantom.brain(matrix, fov=_FOV)
+    made = mt_phantom.brain(matrix, fov=fov) if two_pools else phantom.brain(matrix, fov=fov)
     phi, values = phantom.expand(phantom.signals_of(model, made.theta, made.parameters))
     # of an image that is not square, its middle
     middle: Any = (..., *(slice(matrix // 2 - n // 2, matrix // 2 - n // 2 + n) for n in shape))
     fine = made.mix(values)
-    images = (made.on_image_grid(fine.real.astype(np.float64)) + 1j * made.on_image_grid(fine.imag))[middle]
+    parts = [made.on_image_grid(part.astype(np.float64)) for part in (fine.real, fine.imag)]
+    images = (parts[0] + 1j * parts[1])[middle]
     maps = {name: array[middle] for name, array in made.maps().items()}
     voxels = {name: _some(np.flatnonzero(maps[name] > _PURE)) for name in made.tissues}
     missing = [name for name, found in voxels.items() if not len(found)]
     if missing:
         raise UserError(
-            f"an image of {' x '.join(map(str, shape))} voxels has none of pure {missing[0]}; take a larger --matrix"
+            f"the middle {' x '.join(map(str, shape))} voxels of the phantom have none of pure {missing[0]}; take another --matrix"
         )
     chosen = np.concatenate(list(voxels.values()))
     known = {"B1": np.ones(shape), "w0": np.zeros(shape)} | {name: maps[f"{name}map"] for name in made.parameters}
