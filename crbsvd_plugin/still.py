@@ -89,9 +89,8 @@ def still(model: SignalModel, sampling: Sampling, *, fov: float = HEAD) -> Still
     voxels = {name: _some(np.flatnonzero(maps[name] > _PURE)) for name in made.tissues}
     missing = [name for name, found in voxels.items() if not len(found)]
     if missing:
-        raise UserError(
-            f"the middle {' x '.join(map(str, shape))} voxels of the phantom have none of pure {missing[0]}; take another --matrix"
-        )
+        size = " x ".join(map(str, shape))
+        raise UserError(f"the middle {size} voxels of the phantom have none of pure {missing[0]}; change --matrix")
     chosen = np.concatenate(list(voxels.values()))
     known = {"B1": np.ones(shape), "w0": np.zeros(shape)} | {name: maps[f"{name}map"] for name in made.parameters}
     return Still(
