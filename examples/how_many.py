@@ -24,10 +24,11 @@ def main() -> None:
     parser.add_argument("--matrix", default="32", help="of the small image")
     parser.add_argument("--rank", default="10", help="largest rank")
     parser.add_argument("--replicas", default="16", help="reconstructions of noise")
+    parser.add_argument("--cases", type=int, default=len(CASES), help="the first so many scans and SNRs")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
-    for shots, snr in CASES:
+    for shots, snr in CASES[: options.cases]:
         scan = options.folder / f"scan-{shots}.h5"
         if not scan.exists():
             run("simulate", "mrf-fisp", "-o", scan, "--shots", shots, "--matrix", options.scan_matrix)
