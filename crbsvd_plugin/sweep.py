@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import __version__, charts, crb, files, request
-from .advice import Outcome, Row, Share, recommend
+from .advice import Choice, Outcome, Row, Share, recommend
 from .assess import Tally
 from .basis import Basis, plain
 from .batches import batch_size
@@ -21,12 +18,13 @@ from .choose import DIMENSIONS
 from .errors import UserError
 from .excerpt import excerpt
 from .fold import BasisAccumulator
-from .measured import measured
+from .heldout import assessed
 from .model import SignalModel
 from .prior import Atoms, Prior, split
 from .progress import Report, counted
+from .tallied import counted_rows, loss_rows
 from .training import Training
-from .weighting import ALL, SIGNAL, Weighting
+from .weighting import SIGNAL, Weighting
 
 if TYPE_CHECKING:
     from .cluster import Pool
@@ -72,6 +70,16 @@ class Request(request.Request):
         return [f"{self.checkpoint}.{i + 1}" for i in range(len(_SHARES))]
 
 
+class Measured(NamedTuple):
+    """Accumulators and bases by their share of the fingerprints, the losses of the bases, and which to take."""
+
+    accumulators: dict[float, BasisAccumulator]
+    bases: dict[float, list[Basis]]
+    tally: Tally
+    rows: list[Row]
+    choice: Choice
+
+
 @dataclass(frozen=True)
 class Plan:
     """A request whose model, fingerprints and output are known to be good."""
@@ -113,17 +121,7 @@ class Plan:
             The fingerprints do not support the rank, or the files cannot be written.
         """
         asked = self.request
-        with asked.pool() as pool:
-            accumulators = self._fold(pool, report)
-            bases = dict(self._families(accumulators, report))
-            tally = measured(
-                asked.training(self.model, self.held_out), [basis.phi for family in bases.values() for basis in family],
-                accumulators[1.0].leading(DIMENSIONS), checkpoint=asked.checkpoint, pool=pool, report=report,
-            )  # fmt: skip
-        rows = list(self._rows(tally))
-        choice = recommend(
-            list(self._counted(rows, tally)), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss
-        )
+        accumulators, bases, tally, rows, choice = self.measured(report=report)
         shares = list(self._convergence(tally, bases)) if asked.converge else []
         weighting = Weighting(choice.crb_weight, asked.weighting, asked.parameter_weights, asked.class_weights).info
         chosen = list(asked.crb_weights).index(choice.crb_weight)
@@ -154,6 +152,21 @@ class Plan:
             regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
             product.commit(plain({**content, "regressions": regressions}))
         return Outcome(choice, shares)
+
+    def measured(self, *, report: Report) -> Measured:
+        """Make all bases and measure them; raises what `make` does, but of files."""
+        asked = self.request
+        with asked.pool() as pool:
+            accumulators = self._fold(pool, report)
+            bases = dict(self._families(accumulators, report))
+            tally = assessed(
+                asked.training(self.model, self.held_out), [basis.phi for family in bases.values() for basis in family],
+                accumulators[1.0].leading(DIMENSIONS), checkpoint=asked.checkpoint, pool=pool, report=report,
+            )  # fmt: skip
+        rows = list(loss_rows(tally, asked.crb_weights, asked.rank))
+        counting = counted_rows(rows, tally, parameters=asked.parameter_weights, classes=asked.class_weights)
+        choice = recommend(list(counting), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss)
+        return Measured(accumulators, bases, tally, rows, choice)
 
     def _fold(self, pool: Pool | None, report: Report) -> dict[float, BasisAccumulator]:
         """Return the accumulator of all fingerprints and, where convergence is asked for, of shares of them."""
@@ -191,35 +204,6 @@ class Plan:
                     raise
                 logger.warning("convergence: %g %% of the fingerprints are left out: %s", 100 * share, error)
 
-    def _rows(self, tally: Tally) -> Iterator[Row]:
-        for i, weight in enumerate(self.request.crb_weights):
-            for rank in range(1, self.request.rank + 1):
-                for tissue, columns in tally.losses(i, rank).items():
-                    for parameter, figures in columns.items():
-                        for figure, values in figures.items():
-                            yield Row(weight, rank, tissue, parameter, figure, **values)
-
-    def _counted(self, rows: Sequence[Row], tally: Tally) -> Iterator[Row]:
-        """Return the rows over all tissues, weighted as in the basis: what has no weight there has none here."""
-        asked = self.request
-        rows = [row for row in rows if asked.parameter_weights.get(row.parameter, 1.0) > 0]
-        if not asked.class_weights:
-            yield from (row for row in rows if row.tissue == ALL)
-            return
-        atoms = {label: float(tally.weights(label).sum()) for label in tally.labels}
-        sums: dict[tuple[float, int, str, str], tuple[float, float]] = {}
-        for row in rows:
-            if row.tissue not in atoms or np.isnan(row.mean):
-                continue
-            weights = (asked.class_weights.get(key, 1.0) for key in (row.tissue, (row.tissue, row.parameter)))
-            factor = atoms[row.tissue] * math.prod(weights)
-            key = (row.crb_weight, row.rank, row.parameter, row.figure)
-            lost, total = sums.get(key, (0.0, 0.0))
-            sums[key] = (lost + factor * row.mean, total + factor)
-        for (weight, rank, parameter, figure), (lost, total) in sums.items():
-            if total:
-                yield Row(weight, rank, ALL, parameter, figure, lost / total, np.nan, np.nan)
-
     def _certificates(self, tally: Tally) -> Iterator[dict[str, float]]:
         """Return what every basis costs with exact bounds, held out, and what no basis of its rank costs less than."""
         conjugate = bool(self.request.conjugate)
@@ -243,12 +227,19 @@ class Plan:
 
 
 def plan(asked: Request, folder: str, *, force: bool) -> Plan:
-    """Check a request before any work is done.
+    """Check a request before any work is done; raises what `drafted` does, or UserError if the output exists."""
+    drawn = drafted(asked, folder, force=force)
+    asked.check_free(Path(folder) / "sweep.json", list(MEMBERS), kind=FORMAT, force=force)
+    return drawn
+
+
+def drafted(asked: Request, folder: str, *, force: bool) -> Plan:
+    """Check a request but for its output.
 
     Raises
     ------
     UserError
-        An option is out of range, or the output exists already.
+        An option is out of range.
     """
     spec = asked.resolved()
     asked = asked.settled(spec)
@@ -277,5 +268,4 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
     for part in atoms:
         if part.label not in left:
             logger.warning("%s has too few fingerprints to hold one out: it trains, but is not measured", part.label)
-    asked.check_free(Path(folder) / "sweep.json", list(MEMBERS), kind=FORMAT, force=force)
     return Plan(asked, spec.model, prior, training, held_out, Path(folder), force)

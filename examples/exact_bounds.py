@@ -186,7 +186,7 @@ def findings(points: list[Point], options: argparse.Namespace, minutes: float) -
     lines = [
         f"# {options.spec}: exact bounds against CRB-SVD", "", f"`{command}`, {minutes:.0f} minutes.",
         "Losses of the third of the fingerprints that is held out, in per cent; of CRB-SVD at the energy loss of the",
-        "basis with exact bounds, on its curve of many weights. Gap: (cost - least) / cost, training, where no basis of",
+        "basis with exact bounds, on its curve of many weights. Gap: (cost - least) / cost, training; no basis of",
         "that rank and weight costs less than `least`.", "",
         "| K | weight | energy loss | CRB loss, exact | CRB-SVD | gain | gap |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -29,7 +29,7 @@ MADE = {
 def test_all_examples_are_known() -> None:
     assert {script.stem for script in EXAMPLES} == MADE.keys() | {
         "paper_phantom", "model_table", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom", "study_qmt",
-        "ir_flash", "t2_shuffling", "jax_model",
+        "ir_flash", "t2_shuffling", "jax_model", "how_many",
     }  # fmt: skip
 
 
@@ -303,3 +303,19 @@ def test_jax_model(tmp_path: Path) -> None:
     # T1 and T2 are told apart, and w0 makes signals complex
     assert all(0 < basis.info["held_out"]["all"][parameter]["exact"] < 1 for parameter in ("T1", "T2", "w0"))
     assert np.iscomplexobj(basis.phi)
+
+
+@pytest.mark.slow
+def test_how_many(tmp_path: Path) -> None:
+    """On a small scan: a row for every case, and noise that goes with the SNR."""
+    (script,) = (path for path in EXAMPLES if path.stem == "how_many")
+    few = ["--train", "300", "--scan-matrix", "48", "--matrix", "32", "--rank", "5", "--replicas", "3", "--cases", "2"]
+    done = subprocess.run([sys.executable, script, tmp_path, *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "findings.md").read_text(encoding="utf-8") in done.stdout
+    with (tmp_path / "errors.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 5 * 3 * 2
+    wanted = [row for row in rows if (row["rank"], row["tissue"]) == ("4", "WM")]
+    noise = {(row["shots"], row["snr"]): float(row["noise"]) for row in wanted}
+    assert noise["3", "20"] == pytest.approx(2.5 * noise["3", "50"], rel=0.05)  # the same noise, larger

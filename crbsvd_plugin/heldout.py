@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cluster import Pool
 
 
-def measured(
+def assessed(
     held_out: Training,
     phis: Sequence[NDArray[Any]],
     directions: NDArray[np.float64],
