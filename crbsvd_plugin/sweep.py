@@ -14,9 +14,9 @@ from .assess import Tally
 from .basis import Basis, plain
 from .batches import batch_size
 from .certificate import certificates
-from .choose import DIMENSIONS
 from .errors import UserError
 from .excerpt import excerpt
+from .fingerprints import DIMENSIONS
 from .fold import BasisAccumulator
 from .heldout import assessed
 from .model import SignalModel

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from crbsvd_plugin import choose, request
+from crbsvd_plugin.fingerprints import Fingerprints, prepared
 from crbsvd_plugin.fold import BasisAccumulator
 from crbsvd_plugin.frontier import Frontier
 from crbsvd_plugin.prior import split
+from crbsvd_plugin.progress import silent
 from crbsvd_plugin.weighting import Weighting
 
 CURVE = (
@@ -101,10 +103,10 @@ def measured(options: argparse.Namespace) -> list[Point]:
     prior = request.sized(spec.prior, options.train, "--train", spec.model)
     atoms, held_out = split(prior.atoms(spec.model.parameters))
     training = asked.training(spec.model, atoms)
-    report = partial(print, file=sys.stderr) if sys.stderr.isatty() else choose.silent
+    report = partial(print, file=sys.stderr) if sys.stderr.isatty() else silent
     accumulator = training.run(checkpoint=options.checkpoint)
     even = Weighting(0.5).factors(accumulator.blocks)
-    fingerprints = choose.prepared(accumulator, training, held_out, even, report=report)
+    fingerprints = prepared(accumulator, training, held_out, even, report=report)
     points = []
     for rank in map(int, options.ranks.split(",")):
         points += curve(accumulator, fingerprints, rank)
@@ -114,7 +116,7 @@ def measured(options: argparse.Namespace) -> list[Point]:
     return points
 
 
-def curve(accumulator: BasisAccumulator, fingerprints: choose.Fingerprints, rank: int) -> list[Point]:
+def curve(accumulator: BasisAccumulator, fingerprints: Fingerprints, rank: int) -> list[Point]:
     """Return the bases of CRB-SVD, in the dimensions in which those with exact bounds are looked for."""
     points = []
     for weight in CURVE:
@@ -128,7 +130,7 @@ def curve(accumulator: BasisAccumulator, fingerprints: choose.Fingerprints, rank
     return points
 
 
-def exact(accumulator: BasisAccumulator, fingerprints: choose.Fingerprints, rank: int, weight: float) -> Point:
+def exact(accumulator: BasisAccumulator, fingerprints: Fingerprints, rank: int, weight: float) -> Point:
     """Return the basis that `crbsvd basis --method exact` finds."""
     factors = Weighting(weight).factors(accumulator.blocks)
     basis = choose.improved(accumulator.finish(rank, weight), accumulator, fingerprints, factors)

@@ -19,9 +19,11 @@ import numpy as np
 from crbsvd_plugin import Basis, bench, choose, crb, request, truths
 from crbsvd_plugin.campaign import Campaign
 from crbsvd_plugin.estimates import Statistics
+from crbsvd_plugin.fingerprints import prepared
 from crbsvd_plugin.fit.bounds import bounded
 from crbsvd_plugin.fit.box import Box
 from crbsvd_plugin.prior import split
+from crbsvd_plugin.progress import silent
 from crbsvd_plugin.weighting import Weighting
 
 NAMES = ("CRB-SVD", "exact bounds")
@@ -90,7 +92,7 @@ def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Res
     factors = Weighting(options.crb_weight).factors(accumulator.blocks)
     info = {"model": model.spec}
     svd = accumulator.finish(options.rank, options.crb_weight, info=info)
-    fingerprints = choose.prepared(accumulator, training, held_out, factors)
+    fingerprints = prepared(accumulator, training, held_out, factors)
     energy = fingerprints.training.losses(np.linalg.qr(fingerprints.columns.T @ svd.phi)[0])[0]
     exact = choose.improved(svd, accumulator, fingerprints, factors, energy_loss=energy)
 
@@ -103,7 +105,7 @@ def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Res
         snr=options.snr, n_measurements=options.measurements, seed=0,
     )  # fmt: skip
     bases = svd, exact
-    estimates = campaign.run(bases, checkpoint=None, key={}, pool=None, report=choose.silent)
+    estimates = campaign.run(bases, checkpoint=None, key={}, pool=None, report=silent)
     batch, free = campaign.simulated(slice(None)), np.flatnonzero(box.free).tolist()
     targets = [i for i in crb.interesting(model.parameters) if box.free[i]]
     problem = batch.signal, np.asarray(batch.jac)[:, free]

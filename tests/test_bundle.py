@@ -245,3 +245,15 @@ def test_what_does_not_go_with_the_method(tmp_path: Path, changes: dict[str, Any
     with pytest.raises(UserError, match=message):
         bundle.plan(replace(REQUEST, **changes), str(tmp_path / "b"), force=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_estimate_of_exact_bounds(tmp_path: Path) -> None:
+    asked = replace(REQUEST, atoms="none")
+    svd, exact = (
+        bundle.plan(replace(asked, method=method), str(tmp_path / "b"), force=False).estimate()
+        for method in ("svd", "exact")
+    )
+    memory = [int(text.split("about ")[1].split(" MiB")[0]) for text in (svd, exact)]
+    assert memory[1] > memory[0]
+    assert "a search that is not counted" in exact
+    assert "search" not in svd
