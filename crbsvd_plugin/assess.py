@@ -11,6 +11,7 @@ import numpy as np
 from . import crb
 from .basis import Basis
 from .batches import batch_size, iter_batches
+from .gram import outer, parts_of
 from .model import Batch, Parameter, SignalModel
 from .prior import Prior
 from .progress import Report, counted, silent
@@ -44,6 +45,8 @@ class Tally:
         The bases, of any ranks. One of rank K is counted at each of the ranks 1 to K.
     fisher : {"real", "complex"}
         See `crb`.
+    directions : array (T, r), optional
+        Orthonormal real columns in which Gram matrices of signals and orthogonalised derivatives are kept, too.
 
     Raises
     ------
@@ -57,8 +60,16 @@ class Tally:
     ``retained`` is 1 minus the exact loss, so where next to nothing is retained its values have an error of 6e-8.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], phis: Sequence[NDArray[Any]], *, fisher: crb.Fisher = "real"):
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        phis: Sequence[NDArray[Any]],
+        *,
+        fisher: crb.Fisher = "real",
+        directions: NDArray[np.float64] | None = None,
+    ):
         self.parameters = tuple(parameters)
+        self.directions = directions
         self.phis = [np.asarray(phi) for phi in phis]
         shapes = [phi.shape for phi in self.phis]
         if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or not shape[1] for shape in shapes):
@@ -230,6 +241,23 @@ class Tally:
                 found.setdefault(label, {})[name] = numbers
         return found
 
+    def totals(self, label: str, name: str, basis: int = 0, rank: int | None = None) -> tuple[float, float]:
+        """Return what a basis loses of a block, with exact bounds, and all there is, by weight.
+
+        Of the signals it is energy, of a parameter losses 1 - B_u / B_ec, each of which is of 1.
+        """
+        column, (held,) = self._column(basis, rank), self._group(label)
+        if name == SIGNAL:
+            return float(held.sums["lost"][column]), float(held.sums["whole"])
+        i = self.names.index(name)
+        return float(held.sums["exact"][column, i]), float(held.sums["weight"][1 + i])
+
+    def gram(self, label: str, name: str) -> NDArray[Any]:
+        """Return the Gram matrix (r, r) of a block, ``signal`` or a parameter of a class, in the directions."""
+        (held,) = self._group(label)
+        gram: NDArray[Any] = held.sums["gram"][[SIGNAL, *self.names].index(name)]
+        return gram
+
     def _add(self, label: str, theta: NDArray[Any], signal: NDArray[Any], jac: NDArray[Any], weight: float) -> None:
         full = crb.orthogonalise(signal, jac, targets=self.targets, fisher=self.fisher)
         unit, s, j = (crb.coefficients(rows, self._stacked) for rows in (full.unit, signal, jac))
@@ -247,6 +275,12 @@ class Tally:
         counted = known.sum(axis=0)
         atoms = {"theta": theta.T.copy(), "weight": np.full(len(theta), weight), "energy": energy.astype(np.float32)}
         sums = {"counted": counted, "weight": weight * counted, "energy": weight * known_sum(energy)}
+        sums["lost"], sums["whole"] = weight * known_sum(energy * whole), np.array(weight * whole.sum())
+        if self.directions is not None:
+            rows = [signal, *np.moveaxis(full.unit, 1, 0)]
+            size = self.directions.shape[1]
+            kept = (parts_of(crb.coefficients(block, self.directions)) for block in rows)
+            sums["gram"] = weight * np.array([outer(block, size, conjugate=False) for block in kept])
         sums["finite"] = np.isfinite(bounds["exact"]).sum(axis=1)
         for figure, bound in bounds.items():
             losses = np.moveaxis(crb.crb_loss(full.bound, bound), 1, 2)

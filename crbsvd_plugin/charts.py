@@ -1,4 +1,4 @@
-"""Figures of a sweep (losses against the crb weight, approximate against exact bounds) and of a study."""
+"""Figures of a sweep (losses against the crb weight, approximate against exact bounds), of a study and of ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .advice import Choice, Row
 from .weighting import ALL, SIGNAL
 
 if TYPE_CHECKING:
-    from . import outcome
+    from . import balance, outcome
     from .assess import Tally
 
 T = TypeVar("T", int, float)
@@ -115,6 +115,38 @@ def study(rows: Sequence[outcome.Row], path: Path) -> None:
 
 
 _DRAWN = (("bias", "bias_se"), ("sd", "sd_se"), ("crb_compressed", None))
+
+
+def rank(rows: Sequence[balance.Row], choice: balance.Choice, path: Path) -> None:
+    """Draw noise (dashes), leak (dots) and total error against the rank, a panel for each parameter.
+
+    Parameters
+    ----------
+    rows : sequence of balance.Row
+        Errors of all ranks.
+    choice : balance.Choice
+        What is recommended: gets a line.
+    path : Path
+        The PNG file.
+    """
+    parameters, tissues = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("parameter", "tissue"))
+    figure = _figure(5 * len(parameters), 4.5)
+    for axis, name in zip(figure.subplots(1, len(parameters), squeeze=False)[0], parameters, strict=True):
+        for i, tissue in enumerate(tissues):
+            shown = [r for r in rows if (r.parameter, r.tissue) == (name, tissue) and math.isfinite(r.total)]
+            for key, style in (("noise", "--"), ("leak", ":"), ("total", ".-")):
+                values = [100 * getattr(r, key) for r in shown]
+                label = tissue if key == "total" else None
+                axis.plot([r.rank for r in shown], values, style, color=f"C{i}", label=label)
+        axis.axvline(choice.rank, color="k", lw=1, alpha=0.5)
+        axis.set_title(f"{name}: total, noise (dashes), leak (dots)")
+        axis.set_xlabel("number of coefficients K")
+        axis.set_ylabel(f"error [% of {name}]")
+        axis.set_yscale("log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    _save(figure, path)
 
 
 def _together(rows: Sequence[outcome.Row], keys: tuple[str, str | None], several: bool) -> tuple[float, float]:

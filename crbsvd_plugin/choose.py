@@ -15,8 +15,8 @@ their eigenvalue problem is a lower bound.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,13 @@ import numpy as np
 
 from . import crb
 from .basis import Basis, plain, turned
-from .batches import batch_size, pieces, simulate
-from .cluster import Pool
 from .errors import UserError
-from .exact import ExactLoss, Price, Reduced, reduced
+from .exact import ExactLoss, Price
+from .fingerprints import Fingerprints
 from .fold import BasisAccumulator
 from .frontier import Frontier, Weights
 from .gram import least
 from .grassmann import minimise
-from .model import Batch, SignalModel
-from .prior import Atoms
 from .progress import Report, counted, silent
 from .training import Training
 from .weighting import Block
@@ -43,74 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DIMENSIONS = 256
-"""Leading dimensions of the fold in which bases are looked for; of MRF-FISP 60 give all digits of 256."""
-
-_LIMIT = 2**30
-_FIRST = 8
-"""Every so-manieth fingerprint is enough for the first steps: halves the time of MT trains, to the same cost."""
 _PROBED = 8
 _ROUNDS = 20
 _CLOSE = 1e-3
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """Training and held-out fingerprints in the leading dimensions of a fold: what bases there lose.
-
-    Parameters
-    ----------
-    columns : array (T, r)
-        The dimensions.
-    first, training, held_out : ExactLoss
-        Of some of the training fingerprints, of all, and of those that decide whether a basis is better.
-    """
-
-    columns: NDArray[np.float64]
-    first: ExactLoss
-    training: ExactLoss
-    held_out: ExactLoss
-
-
-def prepared(
-    accumulator: BasisAccumulator,
-    training: Training,
-    held_out: Sequence[Atoms],
-    factors: Mapping[Block, float],
-    *,
-    worst: bool = False,
-    pool: Pool | None = None,
-    report: Report = silent,
-) -> Fingerprints:
-    """Simulate fingerprints for `improved`; good for any rank and crb weight.
-
-    Parameters
-    ----------
-    accumulator, training
-        What was folded.
-    held_out : sequence of Atoms
-        Other fingerprints.
-    factors : mapping
-        What the squared loss of every block counts, see `Weighting.factors`; signals against derivatives do not matter
-        here, but neither may be all zero.
-    worst : bool
-        Of every parameter the worst tenth counts, see `ExactLoss`.
-    pool : Pool, optional
-        Workers to simulate on.
-    report : callable
-        Told of the progress.
-    """
-    columns = accumulator.leading(DIMENSIONS)
-    targets, fisher = accumulator.targets, training.fisher
-    reduce = partial(reduced, columns=columns, targets=targets, fisher=fisher, with_units=worst)
-    parts, rest = (
-        list(_reduced(replace(training, atoms=atoms), reduce, pool, report)) for atoms in (training.atoms, held_out)
-    )
-    first, loss, held = (
-        ExactLoss(some, factors, accumulator.columns[1:], targets=targets, fisher=fisher, worst=worst)
-        for some in ([part.every(_FIRST) for part in parts], parts, rest)
-    )
-    return Fingerprints(columns, first, loss, held)
 
 
 def improved(
@@ -212,15 +144,16 @@ def check_rank(training: Training, rank: int) -> None:
 
 
 def told(facts: Mapping[str, Any]) -> str:
-    """Return in words what ``info["exact"]`` of a basis says."""
-    what = "mean exact CRB loss" if facts["energy_loss"] is not None else "weighted loss"
-    if facts["worst"]:
-        what += ", parameters by their worst tenth,"
-    if facts["energy_loss"] is not None:
-        what += f" at an energy loss of {facts['energy_loss']:g}"
+    """Return in words what ``info["exact"]`` of a basis says, in per cent."""
+    limit = facts["energy_loss"]
+    what = "Weighted loss" if limit is None else f"Mean CRB loss at an energy loss of {100 * limit:.3g} %"
+    cost, start, least, held, start_held = (
+        f"{100 * facts[name]:.4g} %" for name in ("cost", "start", "least", "cost_held_out", "start_held_out")
+    )
+    worst = " (of every parameter the worst tenth)" if facts.get("worst") else ""
     return (
-        f"{what} with exact bounds: {facts['cost']:.5g}, of CRB-SVD {facts['start']:.5g}, of no basis of this rank "
-        f"less than {facts['least']:.5g} (held out {facts['cost_held_out']:.5g} and {facts['start_held_out']:.5g})"
+        f"{what} with exact bounds{worst}: {cost}, of CRB-SVD {start}, of no basis of this rank less than {least}; "
+        f"held out {held} and {start_held}"
     )
 
 
@@ -269,31 +202,3 @@ def _constrained(
             mu *= 4
         before = abs(excess)
     return best, nu / limit
-
-
-def _reduced(
-    training: Training, reduce: Callable[[Batch], Reduced], pool: Pool | None, report: Report
-) -> Iterator[Reduced]:
-    """Simulate fingerprints, evenly fewer where they would not fit into memory, in the few dimensions."""
-    model, atoms = training.model, training.atoms
-    size = training.size * (1 + len(model.parameters)) * 16 * DIMENSIONS
-    step = -(-size // _LIMIT)
-    if step > 1:
-        logger.info("exact bounds of every %d. fingerprint, for all would take %.1f GiB", step, size / 2**30)
-        atoms = [Atoms(part.label, part.theta[::step], part.weight * step) for part in atoms]
-    queue = pieces(atoms, size=batch_size(model.n_frames, len(model.parameters)))
-    progress = counted(report, "exact bounds", sum(len(piece.theta) for piece in queue))
-    for part in (pool or Pool()).map(_Reduce(model, reduce), queue):
-        yield part
-        progress(len(part.energy))
-
-
-@dataclass(frozen=True)
-class _Reduce:
-    """Simulates and reduces a batch; an object, so that it can be sent to a worker."""
-
-    model: SignalModel
-    reduce: Callable[[Batch], Reduced]
-
-    def __call__(self, piece: Atoms) -> Reduced:
-        return self.reduce(simulate(self.model, piece))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, advice, costs, evidence, figures, files, loss_figures, page, paste, plots
+from . import __version__, advice, choose, costs, evidence, figures, files, loss_figures, page, paste, plots
 from .evidence import Evidence
 from .loss_figures import number, percent, words
 from .page import Section, Table
@@ -194,13 +193,9 @@ def _losses(sweep: evidence.Sweep) -> Iterator[Section]:
 
 def _certificate(found: Evidence) -> Iterator[Section]:
     blocks = []
-    held = found.basis.info.get("certificate") if found.basis is not None else None
-    if isinstance(held, Mapping) and all(isinstance(held.get(key), int | float) for key in ("cost", "bound")):
-        began = held.get("start")
-        text = f"The basis costs {100 * held['cost']:.4g} % of the weighted total with exact bounds"
-        text += f" (its start: {100 * began:.4g} %)" if isinstance(began, int | float) and math.isfinite(began) else ""
-        text += f"; no basis of this rank costs less than {100 * held['bound']:.4g} %."
-        blocks.append(page.paragraph(text, "lead"))
+    facts = _exact(found)
+    if facts is not None:
+        blocks.append(page.paragraph(choose.told(facts) + ".", "lead"))
     if found.sweep is not None and found.sweep.certificate:
         text = (
             "How good a basis can be at all: the cost with exact bounds, as a share of the weighted total on held-out "
@@ -210,6 +205,15 @@ def _certificate(found: Evidence) -> Iterator[Section]:
         blocks += [page.paragraph(text), loss_figures.certificate(found.sweep).html]
     if blocks:
         yield Section("Certificate", blocks)
+
+
+def _exact(found: Evidence) -> Mapping[str, Any] | None:
+    """Return what a basis with exact bounds says of its search, if it can be read."""
+    facts = found.basis.info.get("exact") if found.basis is not None else None
+    if not isinstance(facts, Mapping) or not isinstance(facts.get("energy_loss", ""), int | float | None):
+        return None
+    numbers = ("cost", "start", "least", "cost_held_out", "start_held_out")
+    return facts if all(isinstance(facts.get(key), int | float) for key in numbers) else None
 
 
 def _amount(amount: evidence.Amount) -> Section:
@@ -253,7 +257,7 @@ def _missing(found: Evidence) -> Iterator[str]:
             "Recommendation, losses against rank and weight, approximate against exact bounds: "
             f"crbsvd sweep {spec} -o DIR finds them."
         )
-    elif not found.sweep.certificate and not (found.basis is not None and found.basis.info.get("certificate")):
+    elif not found.sweep.certificate and _exact(found) is None:
         yield f"The certificate, how good any basis could be: crbsvd sweep {spec} -o DIR of a version that writes it."
     if found.functions is None and found.basis is None:
         yield "The basis functions: those of a basis NAME, or of a sweep."

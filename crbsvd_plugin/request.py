@@ -150,19 +150,19 @@ class Request:
         self, accumulator: BasisAccumulator, rank: int, crb_weight: float, *, info: Mapping[str, Any] | None = None
     ) -> Basis:
         """Return the basis of a rank and a crb weight, with the other weights as asked for."""
-        weights = self.weights(accumulator, crb_weight)
+        weights = self.weights(accumulator.labels, crb_weight)
         return accumulator.finish(
             rank, crb_weight, weighting=weights.kind, info=info,
             parameter_weights=weights.parameters, class_weights=weights.classes,
         )  # fmt: skip
 
-    def weights(self, accumulator: BasisAccumulator, crb_weight: float) -> Weighting:
-        """Return the weights as asked for, without those of classes that an accumulator has none of."""
+    def weights(self, labels: Sequence[str], crb_weight: float) -> Weighting:
+        """Return the weights as asked for, without those of other classes than these."""
         # a share of the fingerprints may have none of a small class
         classes = {
             key: weight
             for key, weight in self.class_weights.items()
-            if (key[0] if isinstance(key, tuple) else key) in accumulator.labels
+            if (key[0] if isinstance(key, tuple) else key) in labels
         }
         return Weighting(crb_weight, self.weighting, self.parameter_weights, classes)
 

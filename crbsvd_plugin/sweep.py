@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import __version__, charts, crb, files, request
-from .advice import Outcome, Row, Share, recommend
+from .advice import Choice, Outcome, Row, Share, recommend
 from .assess import Tally
 from .basis import Basis, plain
-from .batches import batch_size, pieces, simulate
-from .checkpoint import Checkpoint
+from .batches import batch_size
+from .certificate import certificates
 from .errors import UserError
 from .excerpt import excerpt
+from .fingerprints import DIMENSIONS
 from .fold import BasisAccumulator
+from .heldout import assessed
 from .model import SignalModel
 from .prior import Atoms, Prior, split
 from .progress import Report, counted
-from .training import State, Training, number_of_atoms, resume
-from .weighting import ALL, SIGNAL, Weighting
+from .tallied import counted_rows, loss_rows
+from .training import Training
+from .weighting import SIGNAL, Weighting
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .cluster import Pool
 
 logger = logging.getLogger(__name__)
@@ -73,6 +70,16 @@ class Request(request.Request):
         return [f"{self.checkpoint}.{i + 1}" for i in range(len(_SHARES))]
 
 
+class Measured(NamedTuple):
+    """Accumulators and bases by their share of the fingerprints, the losses of the bases, and which to take."""
+
+    accumulators: dict[float, BasisAccumulator]
+    bases: dict[float, list[Basis]]
+    tally: Tally
+    rows: list[Row]
+    choice: Choice
+
+
 @dataclass(frozen=True)
 class Plan:
     """A request whose model, fingerprints and output are known to be good."""
@@ -97,6 +104,8 @@ class Plan:
         # the last ones are appended
         size = min(batch_size(self.model.n_frames, n_parameters), n_held_out)
         memory += 2 * 16 * size * (1 + n_parameters + n_targets) * n_columns / 2**20
+        n_kept = min(DIMENSIONS, self.model.n_frames)
+        memory += 16 * (size * n_kept + 3 * n_kept**2) * (1 + n_targets) / 2**20
         memory += 2 * 4 * (1 + 2 * n_targets) * n_held_out * n_columns / 2**20
         return (
             f"{self.training.size} fingerprints of {self.model.n_frames} frames, {n_held_out} held out: "
@@ -112,14 +121,7 @@ class Plan:
             The fingerprints do not support the rank, or the files cannot be written.
         """
         asked = self.request
-        with asked.pool() as pool:
-            accumulators = self._fold(pool, report)
-            bases = dict(self._families(accumulators, report))
-            tally = self._assess([basis.phi for family in bases.values() for basis in family], pool, report)
-        rows = list(self._rows(tally))
-        choice = recommend(
-            list(self._counted(rows, tally)), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss
-        )
+        accumulators, bases, tally, rows, choice = self.measured(report=report)
         shares = list(self._convergence(tally, bases)) if asked.converge else []
         weighting = Weighting(choice.crb_weight, asked.weighting, asked.parameter_weights, asked.class_weights).info
         chosen = list(asked.crb_weights).index(choice.crb_weight)
@@ -137,6 +139,7 @@ class Plan:
             "outside": max(accumulators[1.0].outside.values()),
             "recommended": asdict(choice),
             **excerpt(tally, chosen, choice.rank),
+            "certificate": list(self._certificates(tally)),
             "convergence": [asdict(share) for share in shares] or None,
             "rows": [asdict(row) for row in rows],
         }
@@ -149,6 +152,21 @@ class Plan:
             regressions = charts.scatter(tally, chosen, choice, product.path("scatter.png"))
             product.commit(plain({**content, "regressions": regressions}))
         return Outcome(choice, shares)
+
+    def measured(self, *, report: Report) -> Measured:
+        """Make all bases and measure them; raises what `make` does, but of files."""
+        asked = self.request
+        with asked.pool() as pool:
+            accumulators = self._fold(pool, report)
+            bases = dict(self._families(accumulators, report))
+            tally = assessed(
+                asked.training(self.model, self.held_out), [basis.phi for family in bases.values() for basis in family],
+                accumulators[1.0].leading(DIMENSIONS), checkpoint=asked.checkpoint, pool=pool, report=report,
+            )  # fmt: skip
+        rows = list(loss_rows(tally, asked.crb_weights, asked.rank))
+        counting = counted_rows(rows, tally, parameters=asked.parameter_weights, classes=asked.class_weights)
+        choice = recommend(list(counting), max_crb_loss=asked.max_crb_loss, max_energy_loss=asked.max_energy_loss)
+        return Measured(accumulators, bases, tally, rows, choice)
 
     def _fold(self, pool: Pool | None, report: Report) -> dict[float, BasisAccumulator]:
         """Return the accumulator of all fingerprints and, where convergence is asked for, of shares of them."""
@@ -186,58 +204,13 @@ class Plan:
                     raise
                 logger.warning("convergence: %g %% of the fingerprints are left out: %s", 100 * share, error)
 
-    def _assess(self, phis: Sequence[NDArray[Any]], pool: Pool | None, report: Report) -> Tally:
-        """Measure all bases on the held-out fingerprints."""
-        model, asked = self.model, self.request
-        queue = pieces(self.held_out, size=batch_size(model.n_frames, len(model.parameters)))
-        tally = Tally(model.parameters, phis, fisher=asked.fisher)
-        keeper = None
-        if asked.checkpoint is not None:
-            digest = hashlib.sha256(b"".join(np.ascontiguousarray(phi).tobytes() for phi in phis)).hexdigest()
-            key = {**asked.training(model, self.held_out).key, "bases": digest}
-            # other weights or ranks make other bases, with a file of their own
-            keeper = Checkpoint(f"{asked.checkpoint}.held-out-{digest[:8]}", key)
-        measure = _Measure(model, phis, asked.fisher)
-
-        def steps(rest: Sequence[Atoms]) -> Iterator[int]:
-            for part in map(measure, rest) if pool is None else pool.map(measure, rest):
-                found = Tally(model.parameters, phis, fisher=asked.fisher)
-                found.restore(*part)
-                tally.merge(found)
-                yield 1
-
-        progress = counted(report, "held-out fingerprints", sum(len(piece.theta) for piece in queue))
-        resume(tally, queue, steps, keeper=keeper, progress=progress, size=number_of_atoms)
-        return tally
-
-    def _rows(self, tally: Tally) -> Iterator[Row]:
+    def _certificates(self, tally: Tally) -> Iterator[dict[str, float]]:
+        """Return what every basis costs with exact bounds, held out, and what no basis of its rank costs less than."""
+        conjugate = bool(self.request.conjugate)
         for i, weight in enumerate(self.request.crb_weights):
-            for rank in range(1, self.request.rank + 1):
-                for tissue, columns in tally.losses(i, rank).items():
-                    for parameter, figures in columns.items():
-                        for figure, values in figures.items():
-                            yield Row(weight, rank, tissue, parameter, figure, **values)
-
-    def _counted(self, rows: Sequence[Row], tally: Tally) -> Iterator[Row]:
-        """Return the rows over all tissues, weighted as in the basis: what has no weight there has none here."""
-        asked = self.request
-        rows = [row for row in rows if asked.parameter_weights.get(row.parameter, 1.0) > 0]
-        if not asked.class_weights:
-            yield from (row for row in rows if row.tissue == ALL)
-            return
-        atoms = {label: float(tally.weights(label).sum()) for label in tally.labels}
-        sums: dict[tuple[float, int, str, str], tuple[float, float]] = {}
-        for row in rows:
-            if row.tissue not in atoms or np.isnan(row.mean):
-                continue
-            weights = (asked.class_weights.get(key, 1.0) for key in (row.tissue, (row.tissue, row.parameter)))
-            factor = atoms[row.tissue] * math.prod(weights)
-            key = (row.crb_weight, row.rank, row.parameter, row.figure)
-            lost, total = sums.get(key, (0.0, 0.0))
-            sums[key] = (lost + factor * row.mean, total + factor)
-        for (weight, rank, parameter, figure), (lost, total) in sums.items():
-            if total:
-                yield Row(weight, rank, ALL, parameter, figure, lost / total, np.nan, np.nan)
+            weighting = self.request.weights(tally.labels, weight)
+            for k, (cost, bound) in enumerate(certificates(tally, i, weighting, conjugate=conjugate)):
+                yield {"crb_weight": weight, "rank": k + 1, "cost": cost, "bound": bound}
 
     def _convergence(self, tally: Tally, bases: Mapping[float, Sequence[Basis]]) -> Iterator[Share]:
         """Compare the bases of fewer fingerprints with those of all: largest angle [rad], and losses."""
@@ -253,27 +226,20 @@ class Plan:
                     yield Share(share, weight, rank, angle, means)
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """The state of the tally of one batch of fingerprints; an object, so that it can be sent to a worker."""
-
-    model: SignalModel
-    phis: Sequence[NDArray[Any]]
-    fisher: crb.Fisher
-
-    def __call__(self, piece: Atoms) -> State:
-        tally = Tally(self.model.parameters, self.phis, fisher=self.fisher)
-        tally.update(simulate(self.model, piece))
-        return tally.state()
-
-
 def plan(asked: Request, folder: str, *, force: bool) -> Plan:
-    """Check a request before any work is done.
+    """Check a request before any work is done; raises what `drafted` does, or UserError if the output exists."""
+    drawn = drafted(asked, folder, force=force)
+    asked.check_free(Path(folder) / "sweep.json", list(MEMBERS), kind=FORMAT, force=force)
+    return drawn
+
+
+def drafted(asked: Request, folder: str, *, force: bool) -> Plan:
+    """Check a request but for its output.
 
     Raises
     ------
     UserError
-        An option is out of range, or the output exists already.
+        An option is out of range.
     """
     spec = asked.resolved()
     asked = asked.settled(spec)
@@ -302,5 +268,4 @@ def plan(asked: Request, folder: str, *, force: bool) -> Plan:
     for part in atoms:
         if part.label not in left:
             logger.warning("%s has too few fingerprints to hold one out: it trains, but is not measured", part.label)
-    asked.check_free(Path(folder) / "sweep.json", list(MEMBERS), kind=FORMAT, force=force)
     return Plan(asked, spec.model, prior, training, held_out, Path(folder), force)

@@ -8,7 +8,7 @@ all of them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -82,12 +82,28 @@ class TrajFile:
                 f"readout {heads[int(row.argmax())].scan_counter} has kspace_encode_step_1 = {row.max()}, {self._name} "
                 f"has {n_rows} readouts: name the trajectory of this scan"
             )
-        found = np.asarray(self._array[:, :, row, frame if n_frames > 1 else 0])
+        found = self._read(row, frame if n_frames > 1 else np.zeros(len(heads), int))
+        first = np.array([head.discard_pre for head in heads])
+        sample = np.minimum(first[:, None] + np.arange(n_samples), n_given - 1)
+        return np.take_along_axis(found, sample[..., None], axis=1)
+
+    def whole(self, n_frames: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Return all positions (R, S, 3), x, y, z, frame by frame, and the frames (R,), of T = `n_frames`.
+
+        Raises
+        ------
+        UserError
+            There are values that are no positions.
+        """
+        rows = self._array.shape[2]
+        frame, row = (axis.ravel() for axis in np.indices((n_frames, rows)))
+        return self._read(row, frame if self._array.shape[3] > 1 else np.zeros(len(row), int)), frame
+
+    def _read(self, row: NDArray[np.intp], frame: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the positions (R, S, 3) of readouts."""
+        found = np.asarray(self._array[:, :, row, frame])
         if not np.isfinite(found).all() or found.imag.any():
             raise UserError(
                 f"{self._name} holds values that are no finite real numbers, expected positions; make it again"
             )
-        first = np.array([head.discard_pre for head in heads])
-        sample = np.minimum(first[:, None] + np.arange(n_samples), n_given - 1)
-        whole: NDArray[Any] = found.real.astype(np.float64).transpose(2, 1, 0)
-        return np.take_along_axis(whole, sample[..., None], axis=1)
+        return np.asarray(found.real.astype(np.float64).transpose(2, 1, 0))

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from crbsvd_plugin import choose, request
+from crbsvd_plugin.fingerprints import Fingerprints, prepared
 from crbsvd_plugin.fold import BasisAccumulator
 from crbsvd_plugin.frontier import Frontier
 from crbsvd_plugin.prior import split
+from crbsvd_plugin.progress import silent
 from crbsvd_plugin.weighting import Weighting
 
 CURVE = (
@@ -101,10 +103,10 @@ def measured(options: argparse.Namespace) -> list[Point]:
     prior = request.sized(spec.prior, options.train, "--train", spec.model)
     atoms, held_out = split(prior.atoms(spec.model.parameters))
     training = asked.training(spec.model, atoms)
-    report = partial(print, file=sys.stderr) if sys.stderr.isatty() else choose.silent
+    report = partial(print, file=sys.stderr) if sys.stderr.isatty() else silent
     accumulator = training.run(checkpoint=options.checkpoint)
     even = Weighting(0.5).factors(accumulator.blocks)
-    fingerprints = choose.prepared(accumulator, training, held_out, even, report=report)
+    fingerprints = prepared(accumulator, training, held_out, even, report=report)
     points = []
     for rank in map(int, options.ranks.split(",")):
         points += curve(accumulator, fingerprints, rank)
@@ -114,7 +116,7 @@ def measured(options: argparse.Namespace) -> list[Point]:
     return points
 
 
-def curve(accumulator: BasisAccumulator, fingerprints: choose.Fingerprints, rank: int) -> list[Point]:
+def curve(accumulator: BasisAccumulator, fingerprints: Fingerprints, rank: int) -> list[Point]:
     """Return the bases of CRB-SVD, in the dimensions in which those with exact bounds are looked for."""
     points = []
     for weight in CURVE:
@@ -128,7 +130,7 @@ def curve(accumulator: BasisAccumulator, fingerprints: choose.Fingerprints, rank
     return points
 
 
-def exact(accumulator: BasisAccumulator, fingerprints: choose.Fingerprints, rank: int, weight: float) -> Point:
+def exact(accumulator: BasisAccumulator, fingerprints: Fingerprints, rank: int, weight: float) -> Point:
     """Return the basis that `crbsvd basis --method exact` finds."""
     factors = Weighting(weight).factors(accumulator.blocks)
     basis = choose.improved(accumulator.finish(rank, weight), accumulator, fingerprints, factors)
@@ -182,13 +184,14 @@ def draw(path: Path, points: list[Point]) -> None:
 def findings(points: list[Point], options: argparse.Namespace, minutes: float) -> str:
     """Return the tables, and what they say."""
     settings = "".join(f" --set {Path(s).name if '/' in s else s}" for s in options.settings)
+    command = f"python examples/exact_bounds.py FOLDER {options.spec}{settings} --train {options.train}"
     lines = [
-        f"# {options.spec}: exact bounds against CRB-SVD", "",
-        f"`python examples/exact_bounds.py FOLDER {options.spec}{settings} --train {options.train}`, {minutes:.0f} minutes.",
-        "Losses of the third of the fingerprints that is held out, in per cent; CRB-SVD at the energy loss of the basis with",
-        "exact bounds, on its curve of many weights. Gap: (cost - least) / cost, training, where no basis of that rank and",
-        "weight costs less than `least`.", "",
-        "| K | weight | energy loss | CRB loss, exact | CRB-SVD | gain | gap |", "| --- | --- | --- | --- | --- | --- | --- |",
+        f"# {options.spec}: exact bounds against CRB-SVD", "", f"`{command}`, {minutes:.0f} minutes.",
+        "Losses of the third of the fingerprints that is held out, in per cent; of CRB-SVD at the energy loss of the",
+        "basis with exact bounds, on its curve of many weights. Gap: (cost - least) / cost, training; no basis of",
+        "that rank and weight costs less than `least`.", "",
+        "| K | weight | energy loss | CRB loss, exact | CRB-SVD | gain | gap |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     gains = {}
     for rank in sorted({p.rank for p in points}):

@@ -200,3 +200,60 @@ def test_stages_are_reported_to_their_end(tmp_path: Path) -> None:
 def test_a_rank_that_is_not_given_is_that_of_the_model_for_all_that_is_planned(tmp_path: Path) -> None:
     plan = bundle.plan(replace(REQUEST, rank=None, perk=True), str(tmp_path / "b"), force=False)
     assert plan.rank == 5
+
+
+def test_exact_bounds_lose_less(tmp_path: Path) -> None:
+    svd = made(replace(REQUEST, crb_weight=0.6), tmp_path / "svd")
+    exact = made(replace(REQUEST, crb_weight=0.6, method="exact"), tmp_path / "exact")
+    facts = exact.info["exact"]
+    assert facts["least"] < facts["cost"] < facts["start"]
+    assert facts["cost_held_out"] < facts["start_held_out"]
+    loaded = Basis.load(tmp_path / "exact")
+    assert loaded.info == exact.info
+    assert loaded.info["method"] == "exact"
+    assert "method" not in svd.info
+    # a dictionary of its own
+    assert Dictionary.load(tmp_path / "exact", loaded).coeff.shape[1] == 3
+    told = f"Weighted loss with exact bounds: {100 * facts['cost']:.4g} %, of CRB-SVD {100 * facts['start']:.4g} %"
+    assert told in bundle.table(exact)
+
+
+def test_exact_bounds_at_an_energy_loss(tmp_path: Path) -> None:
+    asked = replace(REQUEST, method="exact", energy_loss=0.02)
+    bases = [made(replace(asked, crb_weight=weight), tmp_path / f"{weight}") for weight in (0.0, 0.9)]
+    # whatever the weight
+    assert bases[0].digest == bases[1].digest
+    assert bases[0].info["losses"]["all"]["signal"] == pytest.approx(0.02, rel=2e-3)
+    assert "Mean CRB loss at an energy loss of 2 % with exact bounds:" in bundle.table(bases[0])
+
+
+def test_the_worst_tenth_with_exact_bounds(tmp_path: Path) -> None:
+    basis = made(replace(REQUEST, method="exact", crb_weight=0.6, worst_decile=True), tmp_path / "b")
+    assert basis.info["exact"]["worst"]
+    assert "(of every parameter the worst tenth)" in bundle.table(basis)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"worst_decile": True}, "--worst-decile and --energy-loss belong to --method exact"),
+        ({"energy_loss": 0.1}, "--worst-decile and --energy-loss belong to --method exact"),
+        ({"method": "exact", "rank": 2}, "--rank is 2, at which the exact bounds of M0 and 2 parameters are infinite"),
+    ],
+)
+def test_what_does_not_go_with_the_method(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        bundle.plan(replace(REQUEST, **changes), str(tmp_path / "b"), force=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_estimate_of_exact_bounds(tmp_path: Path) -> None:
+    asked = replace(REQUEST, atoms="none")
+    svd, exact = (
+        bundle.plan(replace(asked, method=method), str(tmp_path / "b"), force=False).estimate()
+        for method in ("svd", "exact")
+    )
+    memory = [int(text.split("about ")[1].split(" MiB")[0]) for text in (svd, exact)]
+    assert memory[1] > memory[0]
+    assert "a search that is not counted" in exact
+    assert "search" not in svd

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from crb_case import FISHERS, Array, Fisher, gaussian
 
-from crbsvd_plugin import choose, crb, models
+from crbsvd_plugin import choose, crb, fingerprints, models
 from crbsvd_plugin.basis import Basis
-from crbsvd_plugin.choose import improved, prepared
+from crbsvd_plugin.choose import improved
 from crbsvd_plugin.errors import UserError
+from crbsvd_plugin.fingerprints import prepared
 from crbsvd_plugin.fold import BasisAccumulator
 from crbsvd_plugin.frontier import Frontier
 from crbsvd_plugin.model import SignalModel
@@ -89,11 +90,11 @@ def cases(rng: np.random.Generator) -> list[Case]:
 
 def test_costs_are_those_of_the_bounds_in_time(rng: np.random.Generator) -> None:
     for case in cases(rng):
-        fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
-        basis = improved(case.start(), case.accumulator, fingerprints, case.factors)
+        found = prepared(case.accumulator, case.training, case.held_out, case.factors)
+        basis = improved(case.start(), case.accumulator, found, case.factors)
         assert np.iscomplexobj(basis.phi) == np.iscomplexobj(case.start().phi)
         facts = basis.info["exact"]
-        shares = Frontier(case.accumulator, case.factors, RANK, fingerprints.columns).shares
+        shares = Frontier(case.accumulator, case.factors, RANK, found.columns).shares
         for atoms, end in ((case.training.atoms, ""), (case.held_out, "_held_out")):
             for phi, name in ((basis.phi, "cost"), (case.start().phi, "start")):
                 energy, crb_loss = case.losses(phi, atoms)
@@ -106,8 +107,8 @@ def test_costs_are_those_of_the_bounds_in_time(rng: np.random.Generator) -> None
 
 def test_columns_are_in_order_and_stay_orthonormal(rng: np.random.Generator) -> None:
     for case in cases(rng):
-        fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
-        basis = improved(case.start(), case.accumulator, fingerprints, case.factors)
+        found = prepared(case.accumulator, case.training, case.held_out, case.factors)
+        basis = improved(case.start(), case.accumulator, found, case.factors)
         np.testing.assert_allclose(basis.phi.conj().T @ basis.phi, np.eye(RANK), atol=1e-12)
         assert (np.diff(basis.singular_values) < 0).all()
         # each column is orthogonal to the others in what it keeps, too
@@ -119,8 +120,8 @@ def test_columns_are_in_order_and_stay_orthonormal(rng: np.random.Generator) -> 
 
 def test_no_basis_costs_less_than_the_certificate(rng: np.random.Generator) -> None:
     for case in cases(rng):
-        fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
-        frontier = Frontier(case.accumulator, case.factors, RANK, fingerprints.columns)
+        found = prepared(case.accumulator, case.training, case.held_out, case.factors)
+        frontier = Frontier(case.accumulator, case.factors, RANK, found.columns)
         least = frontier.least(frontier.shares)
         weighted = [case.start(weight=w).phi for w in (0.0, 0.3, 0.7, 1.0)]
         random = [np.linalg.qr(gaussian(rng, 61, RANK))[0] for _ in range(3)]
@@ -140,8 +141,8 @@ def test_the_energy_loss_is_kept(rng: np.random.Generator, share: float) -> None
     for case in cases(rng)[:2]:
         ends = [case.losses(case.start(weight=w).phi, case.training.atoms)[0] for w in (0.0, 0.98)]
         energy_loss = ends[0] + share * (ends[1] - ends[0])
-        fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
-        basis = improved(case.start(), case.accumulator, fingerprints, case.factors, energy_loss=energy_loss)
+        found = prepared(case.accumulator, case.training, case.held_out, case.factors)
+        basis = improved(case.start(), case.accumulator, found, case.factors, energy_loss=energy_loss)
         energy, crb_loss = case.losses(basis.phi, case.training.atoms)
         facts = basis.info["exact"]
         # to the tolerance of the augmented Lagrangian
@@ -161,8 +162,8 @@ def test_the_worst_tenth_loses_less(rng: np.random.Generator) -> None:
     case = balanced(rng, "real")
     bases = {}
     for worst in (False, True):
-        fingerprints = prepared(case.accumulator, case.training, case.training.atoms, case.factors, worst=worst)
-        bases[worst] = improved(case.start(), case.accumulator, fingerprints, case.factors)
+        found = prepared(case.accumulator, case.training, case.training.atoms, case.factors, worst=worst)
+        bases[worst] = improved(case.start(), case.accumulator, found, case.factors)
         facts = bases[worst].info["exact"]
         assert facts["least"] < facts["cost"] < facts["start"]
         assert facts["worst"] == worst
@@ -177,11 +178,11 @@ def test_the_start_is_kept_where_it_is_better(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = fisp(rng)
-    fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
-    bad = np.linalg.qr(rng.standard_normal((fingerprints.columns.shape[1], RANK)))[0]
+    found = prepared(case.accumulator, case.training, case.held_out, case.factors)
+    bad = np.linalg.qr(rng.standard_normal((found.columns.shape[1], RANK)))[0]
     monkeypatch.setattr(choose, "_minimised", lambda *_: bad)
     with caplog.at_level(logging.WARNING):
-        basis = improved(case.start(), case.accumulator, fingerprints, case.factors)
+        basis = improved(case.start(), case.accumulator, found, case.factors)
     assert "the latter is kept" in caplog.text
     np.testing.assert_allclose(basis.phi @ basis.phi.T, case.start().phi @ case.start().phi.T, atol=1e-7)
     assert basis.info["exact"]["cost"] == basis.info["exact"]["start"]
@@ -191,19 +192,19 @@ def test_some_of_the_fingerprints_where_all_take_too_much(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = fisp(rng, 41)
-    monkeypatch.setattr(choose, "_LIMIT", case.training.size * 3 * 16 * choose.DIMENSIONS // 2)
-    fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
+    monkeypatch.setattr(fingerprints, "_LIMIT", case.training.size * 3 * 16 * 61 // 2)
+    found = prepared(case.accumulator, case.training, case.held_out, case.factors)
     some = [Atoms(part.label, part.theta[::2], part.weight * 2) for part in case.training.atoms]
     phi = case.start().phi
-    found = fingerprints.training.losses(fingerprints.columns.T @ phi)
+    found = found.training.losses(found.columns.T @ phi)
     np.testing.assert_allclose(found, case.losses(phi, some), rtol=1e-7)
 
 
 def test_an_energy_loss_that_no_basis_has(rng: np.random.Generator) -> None:
     case = fisp(rng)
-    fingerprints = prepared(case.accumulator, case.training, case.held_out, case.factors)
+    found = prepared(case.accumulator, case.training, case.held_out, case.factors)
     with pytest.raises(UserError, match="every basis of rank 4 loses"):
-        improved(case.start(), case.accumulator, fingerprints, case.factors, energy_loss=1e-9)
+        improved(case.start(), case.accumulator, found, case.factors, energy_loss=1e-9)
 
 
 @pytest.mark.parametrize("fisher", FISHERS)

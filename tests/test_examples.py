@@ -29,7 +29,7 @@ MADE = {
 def test_all_examples_are_known() -> None:
     assert {script.stem for script in EXAMPLES} == MADE.keys() | {
         "paper_phantom", "model_table", "nist_phantom", "online_client", "qmt_paper", "qmt_phantom", "study_qmt",
-        "ir_flash", "t2_shuffling", "jax_model",
+        "ir_flash", "t2_shuffling", "jax_model", "exact_bounds", "exact_study", "how_many",
     }  # fmt: skip
 
 
@@ -303,3 +303,54 @@ def test_jax_model(tmp_path: Path) -> None:
     # T1 and T2 are told apart, and w0 makes signals complex
     assert all(0 < basis.info["held_out"]["all"][parameter]["exact"] < 1 for parameter in ("T1", "T2", "w0"))
     assert np.iscomplexobj(basis.phi)
+
+
+@pytest.mark.slow
+def test_how_many(tmp_path: Path) -> None:
+    """On a small scan: a row for every case, and noise that goes with the SNR."""
+    (script,) = (path for path in EXAMPLES if path.stem == "how_many")
+    few = ["--train", "300", "--scan-matrix", "48", "--matrix", "32", "--rank", "5", "--replicas", "3", "--cases", "2"]
+    done = subprocess.run([sys.executable, script, tmp_path, *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "findings.md").read_text(encoding="utf-8") in done.stdout
+    with (tmp_path / "errors.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 5 * 3 * 2
+    wanted = [row for row in rows if (row["rank"], row["tissue"]) == ("4", "WM")]
+    noise = {(row["shots"], row["snr"]): float(row["noise"]) for row in wanted}
+    assert noise["3", "20"] == pytest.approx(2.5 * noise["3", "50"], rel=0.05)  # the same noise, larger
+
+
+@pytest.mark.slow
+def test_exact_bounds(tmp_path: Path) -> None:
+    """At equal energy loss the exact bounds lose no more than CRB-SVD, and never less than the certificate."""
+    (script,) = (path for path in EXAMPLES if path.stem == "exact_bounds")
+    small = ["mrf-fisp", "--train", "1500", "--ranks", "3,6", "--weights", "0.5,0.8"]
+    done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "curves.png").stat().st_size
+    page = (tmp_path / "findings.md").read_text(encoding="utf-8")
+    assert page in done.stdout
+    rows = re.findall(r"\| (\d) \| ([\d.]+) \| .* \| (-?[\d.]+) % \| (\d+) % \|", page)
+    gains = {(int(rank), float(weight)): (float(gain), int(gap)) for rank, weight, gain, gap in rows}
+    assert gains.keys() == {(rank, weight) for rank in (3, 6) for weight in (0.5, 0.8)}
+    # three coefficients are few: there is something to be gained; at six CRB-SVD is all but the best possible
+    assert gains[3, 0.8][0] > 1
+    assert gains[3, 0.8][1] > 10
+    assert abs(gains[6, 0.5][0]) < 0.2
+    assert gains[6, 0.5][1] <= 1
+
+
+@pytest.mark.slow
+def test_exact_study(tmp_path: Path) -> None:
+    """What the bounds say of two bases is what estimates do."""
+    (script,) = (path for path in EXAMPLES if path.stem == "exact_study")
+    small = ["mrf-fisp", "--train", "1500", "--random", "6", "--measurements", "300"]
+    done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "findings.md").read_text(encoding="utf-8")
+    assert page in done.stdout
+    rows = re.findall(r"\| (T[12]) \| ([\d.]+) \| ([\d.]+) \+- ([\d.]+) \|", page)
+    assert [row[0] for row in rows] == ["T1", "T2"]
+    for _, bound, seen, error in rows:
+        assert abs(float(seen) - float(bound)) < 3 * float(error)

@@ -246,13 +246,15 @@ def test_certificates(folder: Path) -> None:
         close(cost, [100 * (0.2 + float(weight)) / k for k in range(1, 6)])
         close(bound, [None, *(10 / k for k in range(2, 6))])
     basis = Basis.load("b")
-    info = {**basis.info, "method": "exact", "certificate": {"cost": 0.021, "bound": 0.0205, "start": 0.022}}
+    facts = {"worst": False, "energy_loss": None, "cost": 0.021, "start": 0.022, "least": 0.0205}
+    facts |= {"cost_held_out": 0.0211, "start_held_out": 0.0221}
+    info = {**basis.info, "method": "exact", "exact": facts}
     Basis(basis.phi, basis.singular_values, info).save("e")
     page = made("e")
     assert "Certificate" in page.headings
     assert (
-        "The basis costs 2.1 % of the weighted total with exact bounds (its start: 2.2 %); "
-        "no basis of this rank costs less than 2.05 %." in page.text
+        "Weighted loss with exact bounds: 2.1 %, of CRB-SVD 2.2 %, of no basis of this rank less than 2.05 %; "
+        "held out 2.11 % and 2.21 %." in page.text
     )
     assert "methodexact" in page.text
 
@@ -261,7 +263,7 @@ def test_certificates(folder: Path) -> None:
     ("path", "sections", "commands"),
     [
         ("b", {1, 5}, ["sweep", "study", "rank"]),
-        ("sweep", {0, 1, 2, 3, 5}, ["basis", "sweep", "study", "rank"]),
+        ("sweep", {0, 1, 2, 3, 4, 5}, ["basis", "study", "rank"]),
         ("study", {1, 7}, ["basis", "sweep", "rank"]),
         ("rank", {1, 6}, ["basis", "sweep", "study"]),
     ],
@@ -288,7 +290,7 @@ def test_names_are_text_whatever_they_are(folder: Path) -> None:
     page = made(path)
     kinds = [tag for tag, _ in page.tags]
     n_figures = len(page.figures)
-    assert n_figures == 7
+    assert n_figures == 8
     assert kinds.count("script") == 2 + n_figures
     assert "img" not in kinds
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]

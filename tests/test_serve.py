@@ -105,8 +105,8 @@ def test_a_host_that_is_reset(made: Path, server: Process) -> None:
 def at_rest(server: Process, before: int) -> int:
     """Return the process of the session after `before` others, the only one, as soon as it waits for its host.
 
-    It has rehearsed, which may take a compiler a minute, and then its main thread sleeps for half a second, of which the
-    process takes a tenth at most: one that is runnable and gets no processor does not wait.
+    It has rehearsed, which may take a compiler a minute, and then its main thread sleeps for half a second, of which
+    the process takes a tenth at most: one that is runnable and gets no processor does not wait.
     """
     wait_for(lambda: "crbsvd: readouts" in server.text.partition(f"session {before + 1}: ")[2], server)
     (child,) = children_of(server)

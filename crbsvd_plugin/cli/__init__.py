@@ -22,6 +22,7 @@ from ..errors import UserError, nearest
 VERBS = {
     "basis": "Make a basis, and the dictionary to match with.",
     "sweep": "Compare every weight and rank of a basis, and say which to take.",
+    "rank": "How many coefficients: noise of a scan against what a basis lacks.",
     "study": "Bias and standard deviation of parameters by simulation, beside their bounds.",
     "report": "Write one page about a basis: curves to hover, what to take, lines to paste.",
     "info": "Say what a basis is.",

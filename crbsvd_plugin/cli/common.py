@@ -113,7 +113,7 @@ def verb(function: F) -> Callable[..., Any]:
     return wrapped
 
 
-def _names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+def names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     """Split names that are joined by commas; an empty text names none."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -159,10 +159,10 @@ _FITTING = {
 _READING = {
     "rank": click.option("--rank", type=int, help="Use only the first columns of the basis."),
     "frame": click.option("--frame", default="contrast", show_default=True, help="MRD counter that is the frame."),
-    "shots": click.option("--shots", callback=_names, help="Counters to sum over, with commas; else the usual ones."),
-    "groups": click.option("--groups", callback=_names, help="Counters of separate images; else the usual ones."),
+    "shots": click.option("--shots", callback=names, help="Counters to sum over, with commas; else the usual ones."),
+    "groups": click.option("--groups", callback=names, help="Counters of separate images; else the usual ones."),
     "ends": click.option(
-        "--ends", callback=_names, default="", metavar="WHAT",
+        "--ends", callback=names, default="", metavar="WHAT",
         help="What completes an image before the end of the file, which saves memory: flags for the last readout of "
         "the measurement, slice, repetition, ..., or next: another image begins.",
     ),
@@ -343,6 +343,10 @@ estimating_options = _as_one(
 """Give a verb that fits without images the options of `bench.Way`, as one argument `estimating`."""
 reading_options = _as_one("settings", _READING)
 """Give a verb that reads raw data the options of `config.Config`, as one argument `settings`."""
+scan_options = _as_one(
+    "reading", {k: _READING[k] for k in ("frame", "shots", "groups", "pieces", "traj_units", "traj_third", "traj_file")}
+)
+"""Give a verb that reads where a scan samples the options of `scanned.Reading`, as one argument `reading`."""
 training_options = _as_one("training", _TRAINING)
 """Give a verb that trains a basis the options of `request.Request`, as one argument `training`."""
 spreading_options = _as_one("cluster", _SPREADING)
