@@ -33,6 +33,10 @@ def crbsvd(line: str) -> None:
     print(f"$ crbsvd {line}", flush=True)
     done = subprocess.run([*PROGRAM, *shlex.split(line), *THREADS], stdout=subprocess.PIPE, text=True, check=False)
     said = done.stdout.splitlines()
-    print(*said[:SHOWN], *([f"... {len(said) - SHOWN} lines more"] if len(said) > SHOWN else []), sep="\n", flush=True)
+    for text in said[:SHOWN]:
+        print(text)
+    if len(said) > SHOWN:
+        print(f"... {len(said) - SHOWN} lines more")
+    sys.stdout.flush()
     if done.returncode:
         sys.exit(done.returncode)
