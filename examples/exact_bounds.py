@@ -183,7 +183,9 @@ def draw(path: Path, points: list[Point]) -> None:
 
 def findings(points: list[Point], options: argparse.Namespace, minutes: float) -> str:
     """Return the tables, and what they say."""
-    settings = "".join(f" --set {Path(s).name if '/' in s else s}" for s in options.settings)
+    settings = "".join(
+        f" --set {key}={Path(value).name}" for key, _, value in (s.partition("=") for s in options.settings)
+    )
     command = f"python examples/exact_bounds.py FOLDER {options.spec}{settings} --train {options.train}"
     lines = [
         f"# {options.spec}: exact bounds against CRB-SVD", "", f"`{command}`, {minutes:.0f} minutes.",

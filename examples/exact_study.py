@@ -123,7 +123,9 @@ def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Res
 def findings(options: argparse.Namespace, bases: tuple[Basis, Basis], results: list[Result], minutes: float) -> str:
     """Return the tables, and what they say."""
     facts = bases[1].info["exact"]
-    settings = "".join(f" --set {Path(s).name if '/' in s else s}" for s in options.settings)
+    settings = "".join(
+        f" --set {key}={Path(value).name}" for key, _, value in (s.partition("=") for s in options.settings)
+    )
     command = f"python examples/exact_study.py FOLDER {options.spec}{settings} --train {options.train}"
     command += f" --rank {options.rank} --crb-weight {options.crb_weight:g}"
     n = len({r.fingerprint for r in results})
