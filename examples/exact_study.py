@@ -131,10 +131,13 @@ def findings(options: argparse.Namespace, bases: tuple[Basis, Basis], results: l
     n = len({r.fingerprint for r in results})
     loss = f"Energy loss {100 * facts['energy_loss']:.3g} %; mean exact CRB loss, held out: "
     loss += f"CRB-SVD {100 * facts['start_held_out']:.4g} %, exact bounds {100 * facts['cost_held_out']:.4g} %."
+    asked = [f"`--at {at}`" for at in options.at]
+    if options.bounds:
+        asked.append("`" + " ".join(f"--bounds {bound}" for bound in options.bounds) + "`")
     lines = [
         f"# {options.spec}, K = {options.rank}: a gain in the bound, and in the estimate", "",
         f"`{command}`, {n} x {options.measurements} measurements at an SNR of {options.snr:g}, {minutes:.0f} minutes.",
-        loss, "", "Exact bounds over CRB-SVD, geometric means over the fingerprints. Bias in units of the standard",
+        loss, *asked, "", "Exact bounds over CRB-SVD, geometric means over the fingerprints. Bias in units of the standard",
         "deviation, root mean square.", "",
         "| parameter | bound | standard deviation | RMSE | bias, CRB-SVD | bias, exact |",
         "| --- | --- | --- | --- | --- | --- |",
