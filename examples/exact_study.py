@@ -137,8 +137,8 @@ def findings(options: argparse.Namespace, bases: tuple[Basis, Basis], results: l
     lines = [
         f"# {options.spec}, K = {options.rank}: a gain in the bound, and in the estimate", "",
         f"`{command}`, {n} x {options.measurements} measurements at an SNR of {options.snr:g}, {minutes:.0f} minutes.",
-        loss, *asked, "", "Exact bounds over CRB-SVD, geometric means over the fingerprints. Bias in units of the standard",
-        "deviation, root mean square.", "",
+        loss, *asked, "", "Exact bounds over CRB-SVD, geometric means over the fingerprints. Bias in units of the",
+        "standard deviation, root mean square.", "",
         "| parameter | bound | standard deviation | RMSE | bias, CRB-SVD | bias, exact |",
         "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
