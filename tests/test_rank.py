@@ -71,6 +71,7 @@ def all_lines(shape: tuple[int, int]) -> Sampling:
     return Sampling(np.tile(grid, (T, 1, 1)), frame, np.ones((len(frame), shape[1]), np.float32), shape, 1)
 
 
+@pytest.mark.slow
 def test_noise_and_leak_are_those_of_dense_matrices() -> None:
     """Undersampled, two coils, odd and unequal sizes, a complex basis, frames without readouts."""
     rng = np.random.default_rng(0)
