@@ -271,13 +271,14 @@ def table(basis: Basis) -> str:
     if not losses:
         return "losses are not known"
     names = [name for name in losses["all"] if name != "signal"]
-    header = f"{'loss [%]':<10}{'energy':>9}" + "".join(f"{f'CRB {name}':>11}{'(approx.)':>11}" for name in names)
-    lines = [header]
+    widths = [max(11, len(f"  CRB {name}")) for name in names]
+    heads = (f"{f'CRB {name}':>{width}}{'(approx.)':>11}" for name, width in zip(names, widths, strict=True))
+    lines = [f"{'loss [%]':<10}{'energy':>9}" + "".join(heads)]
     for label, columns in losses.items():
         cells = f"{label:<10}{100 * columns['signal']['energy']:9.3f}"
-        for name in names:
-            for figure in (columns[name]["exact"], columns[name]["approximate"]):
-                cells += f"{'-':>11}" if figure is None else f"{100 * figure:11.2f}"
+        for name, first in zip(names, widths, strict=True):
+            for figure, width in ((columns[name]["exact"], first), (columns[name]["approximate"], 11)):
+                cells += f"{'-':>{width}}" if figure is None else f"{100 * figure:{width}.2f}"
         lines.append(cells)
     if "exact" in basis.info:
         lines.append(choose.told(basis.info["exact"]))
