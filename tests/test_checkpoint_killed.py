@@ -27,7 +27,7 @@ SWEEP = ("sweep", "spec.toml", "--train", "600", "--crb-weights", "0,0.4", "--ra
 # for a moment, so that saving is not all that it is killed at.
 RUNNER = """
 import os, sys, time
-from crbsvd_plugin import batches, bench, bundle, campaign, charts, checkpoint, cli, sweep, training
+from crbsvd_plugin import batches, bench, bundle, campaign, charts, checkpoint, cli, heldout, training
 batches.BATCH = campaign.BLOCK = 16
 campaign._BLOCKS = 1
 checkpoint.Checkpoint.__init__.__kwdefaults__["every"] = 0.0
@@ -38,7 +38,7 @@ def told(where, name, what, pause=0.0):
         time.sleep(pause)
         return function(*arguments, **options)
     setattr(where, name, wrapped)
-for module in (training, sweep):
+for module in (training, heldout):
     told(module, "simulate", "simulate", 0.002)
 told(bench.Bench, "fit", "fit", 0.002)
 told(checkpoint.Checkpoint, "save", "save")

@@ -121,7 +121,7 @@ BAD = {
     "alpha = [3.1]\nTRF = [5e-4]": "a train of 1 cycles of 1 pulses, expected (cycles, pulses)",
     "alpha = [[3.1, 1], [3.1, 1], [3.1, 1]]\nTRF = [[5e-4, 5e-4], [5e-4, 5e-4], [5e-4, 5e-4]]": "transpose it?",
     "tr = 0.2": "tr is 0.2 s, expected above 0, to 0.01 s",
-    'alpha = ["5 ms", "3 ms"]\nTRF = 3': "TRF has a wrong type",
+    'alpha = ["5 deg", "3 deg"]\nTRF = 3': "TRF has a wrong type",
     'train = "a.npz"\nalpha = [3.1, 1]': "both train and alpha are given, expected one of them",
     'train = "no.npz"': "no.npz does not exist; check the path",
     'train = "a.txt"': "a.txt is of an unknown kind, expected one of: .mat, .npz, .csv",
