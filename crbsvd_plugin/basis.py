@@ -188,12 +188,21 @@ class Basis:
         if any(n != 1 for i, n in enumerate(shape) if i not in (5, 6)):
             raise UserError(f"basis {name} has dims {' '.join(map(str, shape))}, expected 1 1 1 1 1 T K")
         phi = np.array(array.reshape(shape[5], shape[6], order="F"), dtype=np.complex128)
-        values = np.array(content.get("singular_values", []), dtype=np.float64)
-        basis = cls(phi if phi.imag.any() else phi.real.copy(), values, content.get("info", {}))
+        values, info = _told(content, sidecar)
+        basis = cls(phi if phi.imag.any() else phi.real.copy(), values, info)
         # a copied sidecar lists, and verifies, files of another name
         if content and basis.digest != content.get("digest"):
             raise UserError(f"basis {name}: its hash does not match {sidecar}; restore or make it again")
         return basis
+
+
+def _told(content: Mapping[str, Any], sidecar: Path) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Return what a sidecar says of singular values, and ``info``."""
+    values, info = content.get("singular_values", []), content.get("info", {})
+    numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    if not numbers or not isinstance(info, dict):
+        raise UserError(f"{sidecar} is not what it was written as; restore or make the basis again")
+    return np.array(values, dtype=np.float64), info
 
 
 def turned(columns: NDArray[Any]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from . import __version__, choose, files, fingerprints, request
+from . import __version__, choose, crb, files, fingerprints, request
 from .assess import assess
 from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
@@ -22,6 +22,7 @@ from .model import SignalModel
 from .prior import Prior
 from .progress import Report, counted
 from .training import Training
+from .weighting import SIGNAL
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Request(request.Request):
     perk : bool
         Train a kernel regression on the dictionary, see `fit.perk`.
     max_energy_loss : float
-        Warn above this share of the signals' energy lost.
+        Warn above this share of the signals' energy lost, unless the energy loss is given.
     method : {"svd", "exact"}
         CRB-SVD, or from there on the exact bounds, see `choose.improved`.
     worst_decile : bool
@@ -121,7 +122,7 @@ class Plan:
         if self.request.method == "exact":
             # the fingerprints are simulated once more
             duration += request.seconds(self.model, training.atoms, jacobian=True)
-            memory += fingerprints.mebibytes(training)
+            memory += fingerprints.mebibytes(training, worst=self.request.worst_decile)
             text += ", and a search that is not counted"
         return f"{text}: about {memory:.0f} MiB and {duration:.0f} s in this process"
 
@@ -171,11 +172,11 @@ class Plan:
         if asked.method == "exact":
             basis = self._with_exact_bounds(basis, accumulator, report)
         lost = basis.info["losses"]["all"].get("signal", 0.0)
-        if lost > asked.max_energy_loss:
+        if asked.energy_loss is None and lost > asked.max_energy_loss:
             logger.warning(
                 "a crb weight of %g at rank %d loses %.1f %% of the signals' energy (more than %.1f %%): "
                 "take a smaller weight or a larger rank",
-                asked.weight, self.rank, 100 * lost, 100 * asked.max_energy_loss,
+                asked.crb_weight, self.rank, 100 * lost, 100 * asked.max_energy_loss,
             )  # fmt: skip
         losses = assess(self.model, self.held_out, basis, fisher=asked.fisher, report=report)
         return replace(basis, info=plain({**basis.info, "held_out": losses}))
@@ -206,6 +207,8 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
     atoms = None if asked.atoms == "none" else request.sized(spec.fit_prior, asked.atoms, "--atoms", model)
     held_out = _held_out(spec.prior, model)
     planned = Plan(asked, model, rank, training, atoms, held_out, name, force)
+    if asked.energy_loss is not None:
+        _check_counted(asked, planned.training)
     asked.check(planned.training, rank=rank, crb_weights=[asked.crb_weight])
     if asked.method == "exact":
         choose.check_rank(planned.training, rank)
@@ -221,6 +224,20 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
     names = members(name, with_dictionary=atoms is not None, with_perk=asked.perk)
     asked.check_free(files.with_suffix(name, ".json"), names, kind=FORMAT, force=force)
     return planned
+
+
+def _check_counted(asked: Request, training: Training) -> None:
+    """Refuse weights with which there is no energy, or no CRB loss, to speak of."""
+    parameters = training.model.parameters
+    names = [SIGNAL, *(parameters[i].name for i in crb.interesting(parameters))]
+    labels = [part.label for part in training.atoms]
+    factors = asked.weights(labels, asked.weight).factors([(label, name) for label in labels for name in names])
+    for kind, ours in (("signal", names[:1]), ("parameter", names[1:])):
+        if not any(factors[label, name] for label in labels for name in ours):
+            raise UserError(
+                f"--energy-loss sets the signals' loss of energy against the CRB loss of parameters, but no {kind} has "
+                "a weight above zero; change the weights"
+            )
 
 
 def _held_out(prior: Prior, model: SignalModel) -> Prior:

@@ -126,21 +126,29 @@ def check_rank(training: Training, rank: int) -> None:
     Raises
     ------
     UserError
-        The compressed signals and derivatives of M0 and all parameters depend on one another.
+        The compressed signals and derivatives of M0 and all parameters depend on one another, or whole ones do.
     """
     model, targets = training.model, crb.interesting(training.model.parameters)
-    theta = training.atoms[0].theta[:_PROBED]
-    signal, jac = model.signal_and_jacobian(theta)
+    # some of every class: where a tissue lacks a pool, derivatives by its properties are zero
+    thetas = [part.theta[:: max(1, len(part.theta) // _PROBED)] for part in training.atoms]
+    signal, jac = model.signal_and_jacobian(np.concatenate(thetas))
     rng = np.random.default_rng(rank)
     phi = rng.standard_normal((model.n_frames, rank))
-    if not training.conjugate and signal.real.any() and signal.imag.any():
+    if not training.conjugate and (signal.real.any(axis=1) & signal.imag.any(axis=1)).any():
         phi = phi + 1j * rng.standard_normal(phi.shape)
     found = crb.bounds(signal, jac, np.linalg.qr(phi)[0], targets=targets, fisher=training.fisher)
-    if not np.isfinite(found.exact).any():
+    if np.isfinite(found.exact).any():
+        return
+    of = f"of M0 and {len(model.parameters)} parameters are infinite"
+    if np.isfinite(found.uncompressed).any():
         raise UserError(
-            f"--rank is {rank}, at which the exact bounds of M0 and {len(model.parameters)} parameters are infinite in "
-            "every basis: there is nothing to minimise; take a larger rank, or --method svd"
+            f"--rank is {rank}, at which the exact bounds {of} in every basis: there is nothing to minimise; take a "
+            "larger rank, or --method svd"
         )
+    raise UserError(
+        f"the bounds {of} even without a basis: derivatives are zero or depend on one another, so there is nothing to "
+        "minimise; fix a parameter, or take --method svd"
+    )
 
 
 def told(facts: Mapping[str, Any]) -> str:
@@ -179,20 +187,22 @@ def _constrained(
 ) -> tuple[NDArray[Any], float]:
     """Return the basis of least CRB loss with an energy loss of at most `limit`, and the multiplier of the energy loss.
 
-    The augmented Lagrangian of g = E / limit - 1 <= 0 is L + (max(0, nu + mu g)^2 - nu^2) / (2 mu) (Nocedal and Wright,
-    Numerical Optimization, section 17.4), nu the multiplier of g; mu grows where g does not fall.
+    The augmented Lagrangian of g = E / aim - 1 <= 0 is L + (max(0, nu + mu g)^2 - nu^2) / (2 mu) (Nocedal and Wright,
+    Numerical Optimization, section 17.4), nu the multiplier of g; mu grows where g does not fall. The aim is as far
+    below the limit as the result may be above the aim.
     """
+    aim = limit / (1 + _CLOSE)
     phi, nu, mu, before, loss = start, 0.0, 1.0, np.inf, losses[-1]
     best, best_loss = start, loss.losses(start)[1]
     for _ in range(_ROUNDS):
 
         def price(energy: float, crb_loss: float, nu: float = nu, mu: float = mu) -> tuple[float, float, float]:
-            pressure = max(0.0, nu + mu * (energy / limit - 1))
-            return crb_loss + (pressure**2 - nu**2) / (2 * mu), pressure / limit, 1.0
+            pressure = max(0.0, nu + mu * (energy / aim - 1))
+            return crb_loss + (pressure**2 - nu**2) / (2 * mu), pressure / aim, 1.0
 
         phi = _minimised(losses, price, phi, progress)
         energy, lost = loss.losses(phi)
-        excess = energy / limit - 1
+        excess = energy / aim - 1
         if excess <= _CLOSE and lost < best_loss:
             best, best_loss = phi, lost
         nu = max(0.0, nu + mu * excess)
@@ -201,4 +211,4 @@ def _constrained(
         if abs(excess) > before / 2:
             mu *= 4
         before = abs(excess)
-    return best, nu / limit
+    return best, nu / aim

@@ -10,154 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from . import advice, excerpt, files
+from . import excerpt, files
 from .basis import Basis, plain
 from .errors import UserError
+from .written import Amount, Functions, Line, Study, Sweep, Told
 
 T = TypeVar("T")
-Number = float | None
-"""None where nothing can be estimated."""
-
-
-class Loss(msgspec.Struct, frozen=True):
-    """One figure of one basis, see `advice.Row`."""
-
-    crb_weight: float
-    rank: int
-    tissue: str
-    parameter: str
-    figure: str
-    mean: Number
-    median: Number
-    worst_decile: Number
-
-
-class Share(msgspec.Struct, frozen=True):
-    """What a basis of fewer fingerprints differs in, see `advice.Share`."""
-
-    share: float
-    crb_weight: float
-    rank: int
-    angle: float
-    losses: dict[str, Number]
-
-
-class Line(msgspec.Struct, frozen=True):
-    """The regression of exact losses on approximate ones, see `charts.regressions`."""
-
-    crb_weight: float
-    rank: int
-    parameter: str
-    slope: float
-    intercept: float
-    r_squared: float
-    n: int
-
-
-class Functions(msgspec.Struct, frozen=True):
-    """Columns of a basis, see `excerpt.functions`."""
-
-    frames: list[int]
-    real: list[list[float]]
-    imag: list[list[float]] | None = None
-
-    def __post_init__(self) -> None:
-        if {len(column) for column in [*self.real, *(self.imag or self.real)]} != {len(self.frames)}:
-            raise ValueError("the columns of the basis have not as many values as there are frames")
-
-
-class Certificate(msgspec.Struct, frozen=True):
-    """Shares of the weighted total that a basis costs, and that any of its rank costs at least."""
-
-    crb_weight: float
-    rank: int
-    cost: Number
-    bound: Number
-
-
-class Sweep(msgspec.Struct, frozen=True):
-    """sweep.json, as far as it is shown; `lines` are those of regressions.csv."""
-
-    model: dict[str, Any]
-    prior: dict[str, Any]
-    n_atoms: dict[str, int]
-    n_held_out: dict[str, int]
-    recommended: advice.Choice
-    rows: list[Loss]
-    regressions: dict[str, dict[str, float]]
-    points: dict[str, dict[str, list[list[float]]]] = {}
-    functions: Functions | None = None
-    convergence: list[Share] | None = None
-    certificate: list[Certificate] | None = None
-    lines: list[Line] = []
-
-    def __post_init__(self) -> None:
-        chosen = (self.recommended.crb_weight, self.recommended.rank)
-        if chosen not in {(row.crb_weight, row.rank) for row in self.rows}:
-            raise ValueError("the recommended basis is not among the rows")
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """Bias and standard deviation of a parameter of a fingerprint, see `outcome.Row`."""
-
-    fingerprint: int
-    crb_weight: float
-    rank: int
-    parameter: str
-    unit: str
-    truth: float
-    failed: int
-    bias: Number
-    bias_se: Number
-    sd: Number
-    sd_se: Number
-    crb: Number
-    crb_compressed: Number
-
-
-class Study(msgspec.Struct, frozen=True):
-    """study.json, as far as it is shown."""
-
-    model: dict[str, Any]
-    method: str
-    snr: float
-    measurements: int
-    parameters: list[str]
-    fingerprints: list[list[float]]
-    rows: list[Estimate]
-
-    def __post_init__(self) -> None:
-        if not self.rows or any(not 0 <= row.fingerprint < len(self.fingerprints) for row in self.rows):
-            raise ValueError("the rows are not those of the fingerprints")
-        if any(len(theta) != len(self.parameters) for theta in self.fingerprints):
-            raise ValueError("the fingerprints have not as many values as there are parameters")
-
-
-class Spread(msgspec.Struct, frozen=True):
-    """What noise and what lies outside of the basis do to a parameter at a rank, relative to its value."""
-
-    rank: int
-    tissue: str
-    parameter: str
-    noise: Number
-    leak: Number
-    total: Number
-
-
-class Amount(msgspec.Struct, frozen=True):
-    """rank.json, as far as it is shown."""
-
-    rows: list[Spread]
-    recommended: int
-    rule: str
-    model: dict[str, Any] | None = None
-    scan: str | None = None
-    snr: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.rows:
-            raise ValueError("there are no rows")
-
 
 _KINDS: dict[str, tuple[str, type[Any]]] = {
     "sweep": ("crbsvd-sweep/1", Sweep),
@@ -267,21 +125,23 @@ def _read(path: str) -> Iterator[tuple[str, Any]]:
             f"{path} is no basis and no folder that sweep, study or rank has written; check the name, or make it with "
             f"one of: {', '.join(f'crbsvd {verb}' for verb in COMMANDS)}"
         )
-    yield "basis", Basis.load(path)
+    basis = Basis.load(path)
+    _converted(basis.info, Told, files.with_suffix(path, ".json"))
+    yield "basis", basis
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def _table(path: Path) -> list[Any]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
+            # a table has its numbers as text
+            return [_converted(row, Line, path, strict=False) for row in csv.DictReader(stream)]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make the sweep again") from None
 
 
-def _converted(content: object, shape: type[T], path: Path) -> T:
+def _converted(content: object, shape: type[T], path: Path, *, strict: bool = True) -> T:
     try:
-        # a table has its numbers as text
-        return msgspec.convert(content, shape, strict=False)
+        return msgspec.convert(content, shape, strict=strict)
     except msgspec.ValidationError as error:
         raise UserError(f"{path} is not what it was written as ({error}); make it again") from None
 

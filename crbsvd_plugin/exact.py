@@ -223,7 +223,7 @@ class ExactLoss:
     def _totals(self, solved: Sequence[_Solved], weights: NDArray[np.float64]) -> tuple[float, float]:
         inside = sum(float(self._signal[p] @ crb.energy(s.signal)) for p, s in zip(self._pieces, solved, strict=True))
         lost = sum(float(np.sum(weights[p] * s.loss)) for p, s in zip(self._pieces, solved, strict=True))
-        return float(self._signal.sum()) - inside, lost
+        return max(0.0, float(self._signal.sum()) - inside), lost
 
     def _solved(self, piece: slice, phi: NDArray[Any]) -> _Solved:
         x = _compressed(self._columns, piece, phi)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from . import costs, plots
-from .evidence import Amount, Estimate, Functions, Study
 from .loss_figures import RANK, number, percent, words
 from .page import Panel, Table
 from .plots import Curve, Shown
+from .written import Amount, Estimate, Functions, Study
 
 _PARTS = ("real part", "imaginary part", "magnitude")
 

@@ -42,16 +42,26 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         The file is missing, or is no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, parse_constant=_no_number)
     except FileNotFoundError:
         raise UserError(f"{what}: {path} does not exist; check the name") from None
     except IsADirectoryError:
         raise UserError(f"{what}: {path} is a folder, expected a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{what}: {path} holds a {type(content).__name__}, expected an object")
     return content
+
+
+def _integer(text: str) -> int:
+    """Return an integer that a double could hold."""
+    float(value := int(text))
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def verify(sidecar: Path, content: dict[str, Any], what: str) -> None:

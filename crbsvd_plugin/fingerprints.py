@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import crb
 from .batches import batch_size, pieces, simulate
 from .cluster import Pool
 from .exact import ExactLoss, Reduced, reduced
@@ -83,7 +84,8 @@ def prepared(
     targets, fisher = accumulator.targets, training.fisher
     reduce = partial(reduced, columns=columns, targets=targets, fisher=fisher, with_units=worst)
     parts, rest = (
-        list(_reduced(replace(training, atoms=atoms), reduce, pool, report)) for atoms in (training.atoms, held_out)
+        list(_reduced(replace(training, atoms=atoms), reduce, worst, pool, report))
+        for atoms in (training.atoms, held_out)
     )
     first, loss, held = (
         ExactLoss(some, factors, accumulator.columns[1:], targets=targets, fisher=fisher, worst=worst)
@@ -93,10 +95,10 @@ def prepared(
 
 
 def _reduced(
-    training: Training, reduce: Callable[[Batch], Reduced], pool: Pool | None, report: Report
+    training: Training, reduce: Callable[[Batch], Reduced], worst: bool, pool: Pool | None, report: Report
 ) -> Iterator[Reduced]:
     """Simulate fingerprints, evenly fewer where they would not fit into memory, in the few dimensions."""
-    model, atoms, size = training.model, training.atoms, _size(training)
+    model, atoms, size = training.model, training.atoms, _size(training, worst)
     step = -(-size // _LIMIT)
     if step > 1:
         logger.info("exact bounds of every %d. fingerprint, for all would take %.1f GiB", step, size / 2**30)
@@ -108,14 +110,16 @@ def _reduced(
         progress(len(part.energy))
 
 
-def _size(training: Training) -> int:
+def _size(training: Training, worst: bool) -> int:
     """Return what the fingerprints take in the few dimensions [B], at most."""
-    return training.size * (1 + len(training.model.parameters)) * 16 * min(DIMENSIONS, training.model.n_frames)
+    parameters = training.model.parameters
+    rows = 1 + len(parameters) + worst * len(crb.interesting(parameters))
+    return training.size * rows * 16 * min(DIMENSIONS, training.model.n_frames)
 
 
-def mebibytes(training: Training) -> float:
+def mebibytes(training: Training, *, worst: bool) -> float:
     """Return the memory of a search [MiB]: its fingerprints, twice while they are joined, and those it begins with."""
-    return 2.2 * min(_size(training), _LIMIT) / 2**20
+    return 2.2 * min(_size(training, worst), _LIMIT) / 2**20
 
 
 @dataclass(frozen=True)

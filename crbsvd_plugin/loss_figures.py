@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
 from . import plots
 from .charts import shown
-from .evidence import Line, Loss, Number, Sweep
 from .page import Panel, Plot, Table
 from .plots import Curve, Shown
 from .weighting import ALL, SIGNAL
+from .written import Fit, Line, Loss, Number, Sweep
 
 RANK, WEIGHT = "number of coefficients K", "crb weight"
 MOST = 10
@@ -179,7 +179,7 @@ def _points(sweep: Sweep, parameters: Sequence[str], axis: str) -> Plot:
         line = sweep.regressions.get(name)
         known = [value for values in x for value in values]
         ends = [min(known), max(known)] if known and line else []
-        fitted = [line["slope"] * end + 100 * line["intercept"] for end in ends] if line else []
+        fitted = [line.slope * end + 100 * line.intercept for end in ends] if line else []
         views[f"{i}.*.*"] = Shown(
             [*x, ends, ends], [*y, fitted, ends], f"exact loss of {name} [%]", f"{name}: {_regression(line)}."
         )
@@ -255,12 +255,12 @@ def _apart(x: Sequence[Sequence[Number]], y: Sequence[Sequence[Number]]) -> str:
     )
 
 
-def _regression(line: Mapping[str, float] | None) -> str:
+def _regression(line: Fit | None) -> str:
     if line is None:
         return "there is no regression"
     return (
-        f"exact = {line['slope']:.3f} approximate {100 * line['intercept']:+.2g} %, r\N{SUPERSCRIPT TWO} = "
-        f"{line['r_squared']:.4f}, over {line['n']:.0f} fingerprints"
+        f"exact = {line.slope:.3f} approximate {100 * line.intercept:+.2g} %, r\N{SUPERSCRIPT TWO} = "
+        f"{line.r_squared:.4f}, over {line.n} fingerprints"
     )
 
 

@@ -11,6 +11,7 @@ from .evidence import Evidence
 from .loss_figures import number, percent, words
 from .page import Section, Table
 from .weighting import SIGNAL
+from .written import Amount, Sweep
 
 _MOST = 6
 """Settings of a sequence that are told in one line each, where they are lists: as a range."""
@@ -83,7 +84,7 @@ def _sections(found: Evidence) -> Iterator[Section]:
         yield Section("What is not on this page", [page.bullets(missing)])
 
 
-def _recommendation(sweep: evidence.Sweep, found: Evidence) -> Section:
+def _recommendation(sweep: Sweep, found: Evidence) -> Section:
     # what cannot be estimated changes nothing
     shares = [
         advice.Share(s.share, s.crb_weight, s.rank, s.angle, {k: v for k, v in s.losses.items() if v is not None})
@@ -97,9 +98,12 @@ def _recommendation(sweep: evidence.Sweep, found: Evidence) -> Section:
     )
     blocks.append(page.paragraph(text, "soft"))
     if found.basis is not None:
-        weight, rank = found.basis.info.get("crb_weight"), found.basis.rank
-        if (weight, rank) != (sweep.recommended.crb_weight, sweep.recommended.rank):
+        weight, rank, facts = found.basis.info.get("crb_weight"), found.basis.rank, found.basis.info.get("exact")
+        if facts is not None or (weight, rank) != (sweep.recommended.crb_weight, sweep.recommended.rank):
             is_of = "a weight that is not known" if weight is None else f"weight {weight:g}"
+            if facts is not None:
+                limit = facts["energy_loss"]
+                is_of = f"exact bounds, {is_of if limit is None else f'energy loss {number(percent(limit))} %'}"
             blocks.append(page.paragraph(f"The basis {found.name} is another one: rank {rank}, {is_of}."))
     return Section("Recommendation", blocks)
 
@@ -140,7 +144,8 @@ def _provenance(info: Mapping[str, Any]) -> dict[str, str]:
     entries = {}
     if "prior" in info:
         entries["prior"] = f"{info['prior'].get('name')}, {_counts(info.get('n_atoms', {}))}"
-    if "crb_weight" in info:
+    # at a given energy loss no weight was chosen
+    if "crb_weight" in info and (info.get("exact") or {}).get("energy_loss") is None:
         entries["crb weight"] = f"{info['crb_weight']:g} (weighting {info.get('weighting')})"
     for key, title in (("fisher", "Fisher matrix"), ("method", "method"), ("software", "made by")):
         if key in info:
@@ -175,7 +180,7 @@ def _setting(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _losses(sweep: evidence.Sweep) -> Iterator[Section]:
+def _losses(sweep: Sweep) -> Iterator[Section]:
     text = (
         "What is lost on fingerprints that were held out, against all frames: 1 - B_u / B_ec of a parameter's "
         "Cramer-Rao bound, and the energy of the signals. 100 % means that a parameter cannot be estimated "
@@ -193,7 +198,7 @@ def _losses(sweep: evidence.Sweep) -> Iterator[Section]:
 
 def _certificate(found: Evidence) -> Iterator[Section]:
     blocks = []
-    facts = _exact(found)
+    facts = found.basis.info.get("exact") if found.basis is not None else None
     if facts is not None:
         blocks.append(page.paragraph(choose.told(facts) + ".", "lead"))
     if found.sweep is not None and found.sweep.certificate:
@@ -207,16 +212,7 @@ def _certificate(found: Evidence) -> Iterator[Section]:
         yield Section("Certificate", blocks)
 
 
-def _exact(found: Evidence) -> Mapping[str, Any] | None:
-    """Return what a basis with exact bounds says of its search, if it can be read."""
-    facts = found.basis.info.get("exact") if found.basis is not None else None
-    if not isinstance(facts, Mapping) or not isinstance(facts.get("energy_loss", ""), int | float | None):
-        return None
-    numbers = ("cost", "start", "least", "cost_held_out", "start_held_out")
-    return facts if all(isinstance(facts.get(key), int | float) for key in numbers) else None
-
-
-def _amount(amount: evidence.Amount) -> Section:
+def _amount(amount: Amount) -> Section:
     blocks = [page.paragraph(f"{amount.recommended} coefficients. Rule: {amount.rule}.", "lead")]
     scan = "of the scan" if amount.scan is None else f"of {amount.scan}"
     snr = "" if amount.snr is None else f" at an SNR of {amount.snr:g}"
@@ -257,7 +253,7 @@ def _missing(found: Evidence) -> Iterator[str]:
             "Recommendation, losses against rank and weight, approximate against exact bounds: "
             f"crbsvd sweep {spec} -o DIR finds them."
         )
-    elif not found.sweep.certificate and _exact(found) is None:
+    elif not found.sweep.certificate and (found.basis is None or found.basis.info.get("exact") is None):
         yield f"The certificate, how good any basis could be: crbsvd sweep {spec} -o DIR of a version that writes it."
     if found.functions is None and found.basis is None:
         yield "The basis functions: those of a basis NAME, or of a sweep."

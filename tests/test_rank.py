@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import cli_case
 import numpy as np
 import pytest
 
-from crbsvd_plugin import crb, phantom, threads, trajectory
+from crbsvd_plugin import bart, crb, phantom, threads, trajectory
 from crbsvd_plugin.amplification import Errors, Ranks, errors, rows, sigma_of
 from crbsvd_plugin.balance import least, table
 from crbsvd_plugin.basis import Basis
@@ -286,6 +287,25 @@ def test_the_command_writes_the_files_and_says_what_to_take(scan: Path, capsys: 
     assert (scan / "out" / "rank.csv").read_bytes() == before
     assert main([*RANK, "--force", "--seed", "1"]) == 0
     assert (scan / "out" / "rank.csv").read_bytes() != before
+
+
+def test_cartesian_lines(scan: Path, rng: np.random.Generator) -> None:
+    """Of a scan of twice the matrix those of the middle, of half the samples each, and iterations as they are."""
+    # every line in as many frames, so that the middle is as dense as all of it
+    mask = rng.permuted(np.arange(cli_case.N_FRAMES) < np.full((2 * cli_case.MATRIX, 1), 12), axis=1)
+    bart.write_cfl(str(scan / "mask"), mask.reshape(1, -1, 1, 1, 1, cli_case.N_FRAMES).astype(complex))
+    size = ("--matrix", str(2 * cli_case.MATRIX), "--coils", "1", "--mask", "mask", "--threads", "1")
+    assert main(["simulate", "spec.toml", "-o", "lines.h5", *size]) == 0
+    assert main(["rank", "spec.toml", "lines.h5", "-o", "out", *SMALL]) == 0
+    content = json.loads((scan / "out" / "rank.json").read_text())
+    whole, small = content["sampling"]["scan"], content["sampling"]["small"]
+    assert (whole["shape"], small["shape"], small["coils"]) == ([64, 64], [32, 32], 1)
+    # positions -16 to 15 along both axes; readouts are oversampled twice
+    inside = mask[16:48].sum()
+    assert (whole["readouts"], whole["samples"]) == (mask.sum(), 128 * mask.sum())
+    assert (small["readouts"], small["samples"]) == (inside, 64 * inside)
+    assert content["iterations"] == {"scan": 6, "small": 6}
+    assert all(math.isfinite(row["total"]) for row in content["rows"] if row["rank"] > 2)
 
 
 def test_what_is_refused(refused: Callable[..., str]) -> None:

@@ -257,6 +257,13 @@ def test_certificates(folder: Path) -> None:
         "held out 2.11 % and 2.21 %." in page.text
     )
     assert "methodexact" in page.text
+    assert "crb weight0.3" in page.text
+    # at an energy loss there is no weight, and it is not the basis of the sweep
+    Basis(basis.phi, basis.singular_values, {**info, "exact": {**facts, "energy_loss": 0.02}}).save("limited")
+    page = made("limited", "sweep")
+    assert "Mean CRB loss at an energy loss of 2 % with exact bounds: 2.1 %" in page.text
+    assert "crb weight0.3" not in page.text
+    assert "The basis limited is another one: rank 4, exact bounds, energy loss 2.00 %." in page.text
 
 
 @pytest.mark.parametrize(
@@ -379,6 +386,14 @@ DAMAGE = [
     ("sweep", set_to("functions", "real", 0, []), "have not as many values as there are frames"),
     ("sweep", set_to("format", "crbsvd-sweep/9"), "has format 'crbsvd-sweep/9', expected 'crbsvd-sweep/1'"),
     ("sweep", set_to("files", "sweep.png", "0"), "does not match"),
+    ("sweep", set_to("rows", 0, "rank", 10**30), "Expected `int`"),
+    ("sweep", set_to("rows", 0, "rank", 10**400), "is not valid JSON (int too large to convert to float)"),
+    ("sweep", set_to("rows", 0, "mean", float("nan")), "is not valid JSON (NaN is no number of JSON)"),
+    ("sweep", set_to("rows", 0, "mean", 1e308), "Expected `float` <= 1e+300"),
+    ("sweep", set_to("points", "T1", "csf", [[]]), "Expected `array` of length 2"),
+    ("sweep", set_to("points", "T1", "csf", [[0.1], []]), "not as many exact losses as approximate ones"),
+    ("sweep", set_to("regressions", "T2", {"slope": 1.0}), "Object missing required field `intercept`"),
+    ("study", set_to("rows", 0, "parameter", "<script>"), "a fingerprint lacks a parameter that others have"),
     ("study", set_to("rows", []), "the rows are not those of the fingerprints"),
     ("study", set_to("rows", 0, "fingerprint", 7), "the rows are not those of the fingerprints"),
     ("study", set_to("fingerprints", 0, [1.0]), "have not as many values as there are parameters"),
@@ -393,9 +408,32 @@ def test_damaged_results(folder: Path, refused: Callable[..., str], name: str, c
     assert message in refused("report", path, "-o", "page.html")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_to("info", "crb_weight", "<script>"),
+        set_to("info", "prior", []),
+        set_to("info", "n_atoms", {"csf": "many"}),
+        set_to("info", "held_out", "csf", {}),
+        set_to("info", "held_out", "csf", "T1", "exact", [1]),
+        lambda found: found["info"]["held_out"]["csf"]["T1"].pop("approximate"),
+        set_to("info", "exact", {"cost": 0.1}),
+        set_to("info", []),
+        set_to("singular_values", 3),
+        set_to("singular_values", 0, "<script>"),
+    ],
+)
+def test_damaged_bases(folder: Path, refused: Callable[..., str], change: Any) -> None:
+    content = json.loads(Path("b.json").read_text())
+    change(content)
+    Path("b.json").write_text(json.dumps(content))
+    assert "b.json is not what it was written as" in refused("report", "b", "-o", "page.html")
+
+
 def test_what_is_no_json(folder: Path, refused: Callable[..., str]) -> None:
-    Path("rank/rank.json").write_text("{")
-    assert "rank.json is not valid JSON" in refused("report", "rank", "-o", "page.html")
+    for text in ("{", "[" * 100_000, '{"format": 1' + "0" * 5000 + "}"):
+        Path("rank/rank.json").write_text(text)
+        assert "rank.json is not valid JSON" in refused("report", "rank", "-o", "page.html")
     Path("sweep/regressions.csv").unlink()
     assert "regressions.csv is missing" in refused("report", "sweep", "-o", "page.html")
 

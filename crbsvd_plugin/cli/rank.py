@@ -62,6 +62,9 @@ def command(
     SCAN is raw data, of which only the sampling counts, or a trajectory as the verb `trajectory` writes it. A small
     image of the digital phantom is sampled likewise: noise grows with the rank, what the coefficients lack falls.
     Writes rank.csv, rank.json and rank.png.
+
+    In a small image of spokes noise is right within 25 %, but leak is overstated, 2 to 3 times at --matrix 32; at one
+    shot 64 can be worse. Where leak decides, take a matrix near the scan's.
     """
     from .. import ranking
     from ..scanned import Reading
