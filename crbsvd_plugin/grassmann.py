@@ -42,7 +42,7 @@ def minimise(
         Orthonormal phi (r, K), real or complex as `start`, to its cost and its gradient G: d cost = Re <G, d phi>. The
         cost is that of phi Q for every unitary Q.
     start : array (r, K)
-        Orthonormal columns, K below r.
+        Orthonormal columns, K at most r, where there is one span alone.
     progress : callable, optional
         Called with 1 after each evaluation.
     """

@@ -15,39 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _exact
 import numpy as np
 
-from crbsvd_plugin import choose, request
+from crbsvd_plugin import choose
 from crbsvd_plugin.fingerprints import Fingerprints, prepared
 from crbsvd_plugin.fold import BasisAccumulator
 from crbsvd_plugin.frontier import Frontier
-from crbsvd_plugin.prior import split
 from crbsvd_plugin.progress import silent
 from crbsvd_plugin.weighting import Weighting
 
-CURVE = (
-    0.0,
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.25,
-    0.3,
-    0.35,
-    0.4,
-    0.45,
-    0.5,
-    0.55,
-    0.6,
-    0.65,
-    0.7,
-    0.75,
-    0.8,
-    0.85,
-    0.9,
-    0.95,
-    0.98,
-)
+CURVE = (*(i / 20 for i in range(20)), 0.98)
 
 
 @dataclass(frozen=True)
@@ -75,14 +53,9 @@ class Point:
 
 def main() -> None:
     """Write curves.csv, curves.png and findings.md into FOLDER."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("spec", help="model")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--train", default="20000", help="fingerprints, of which 67 %% train")
+    parser = _exact.parser(__doc__)
     parser.add_argument("--ranks", default="3,4,5,6,7,8")
     parser.add_argument("--weights", default="0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9", help="of exact bounds")
-    parser.add_argument("--checkpoint")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -97,16 +70,11 @@ def main() -> None:
 
 def measured(options: argparse.Namespace) -> list[Point]:
     """Make all bases."""
-    asked = request.Request(spec=options.spec, settings=options.settings, train=options.train)
-    spec = asked.resolved()
-    asked = asked.settled(spec)
-    prior = request.sized(spec.prior, options.train, "--train", spec.model)
-    atoms, held_out = split(prior.atoms(spec.model.parameters))
-    training = asked.training(spec.model, atoms)
+    found = _exact.folded(options)
+    accumulator = found.accumulator
     report = partial(print, file=sys.stderr) if sys.stderr.isatty() else silent
-    accumulator = training.run(checkpoint=options.checkpoint)
     even = Weighting(0.5).factors(accumulator.blocks)
-    fingerprints = prepared(accumulator, training, held_out, even, report=report)
+    fingerprints = prepared(accumulator, found.training, found.held_out, even, report=report)
     points = []
     for rank in map(int, options.ranks.split(",")):
         points += curve(accumulator, fingerprints, rank)
@@ -183,10 +151,7 @@ def draw(path: Path, points: list[Point]) -> None:
 
 def findings(points: list[Point], options: argparse.Namespace, minutes: float) -> str:
     """Return the tables, and what they say."""
-    settings = "".join(
-        f" --set {key}={Path(value).name}" for key, _, value in (s.partition("=") for s in options.settings)
-    )
-    command = f"python examples/exact_bounds.py FOLDER {options.spec}{settings} --train {options.train}"
+    command = _exact.command("exact_bounds.py", options)
     lines = [
         f"# {options.spec}: exact bounds against CRB-SVD", "", f"`{command}`, {minutes:.0f} minutes.",
         "Losses of the third of the fingerprints that is held out, in per cent; of CRB-SVD at the energy loss of the",

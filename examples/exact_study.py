@@ -12,17 +12,16 @@ import csv
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
+import _exact
 import numpy as np
 
-from crbsvd_plugin import Basis, bench, choose, crb, request, truths
+from crbsvd_plugin import Basis, bench, choose, crb, truths
 from crbsvd_plugin.campaign import Campaign
 from crbsvd_plugin.estimates import Statistics
 from crbsvd_plugin.fingerprints import prepared
 from crbsvd_plugin.fit.bounds import bounded
 from crbsvd_plugin.fit.box import Box
-from crbsvd_plugin.prior import split
 from crbsvd_plugin.progress import silent
 from crbsvd_plugin.weighting import Weighting
 
@@ -51,11 +50,7 @@ class Result:
 
 def main() -> None:
     """Write study.csv and findings.md into FOLDER."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("spec", help="model")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--train", default="20000", help="fingerprints, of which 67 %% train")
+    parser = _exact.parser(__doc__)
     parser.add_argument("--rank", type=int, default=3)
     parser.add_argument("--crb-weight", type=float, default=0.8, help="of CRB-SVD")
     parser.add_argument("--at", action="append", metavar="NAME=VALUE,..")
@@ -63,7 +58,6 @@ def main() -> None:
     parser.add_argument("--bounds", action="append", default=[], metavar="NAME=LOW:HIGH")
     parser.add_argument("--measurements", type=int, default=1000)
     parser.add_argument("--snr", type=float, default=50.0)
-    parser.add_argument("--checkpoint")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -83,16 +77,13 @@ def main() -> None:
 
 def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Result]]:
     """Make both bases, and fit all measurements in both."""
-    asked = request.Request(spec=options.spec, settings=options.settings, train=options.train)
-    spec = asked.resolved()
-    asked, model = asked.settled(spec), spec.model
-    atoms, held_out = split(request.sized(spec.prior, options.train, "--train", model).atoms(model.parameters))
-    training = asked.training(model, atoms)
-    accumulator = training.run(checkpoint=options.checkpoint)
+    folded = _exact.folded(options)
+    spec, accumulator = folded.spec, folded.accumulator
+    model = spec.model
     factors = Weighting(options.crb_weight).factors(accumulator.blocks)
     info = {"model": model.spec}
     svd = accumulator.finish(options.rank, options.crb_weight, info=info)
-    fingerprints = prepared(accumulator, training, held_out, factors)
+    fingerprints = prepared(accumulator, folded.training, folded.held_out, factors)
     energy = fingerprints.training.losses(np.linalg.qr(fingerprints.columns.T @ svd.phi)[0])[0]
     exact = choose.improved(svd, accumulator, fingerprints, factors, energy_loss=energy)
 
@@ -110,7 +101,7 @@ def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Res
     targets = [i for i in crb.interesting(model.parameters) if box.free[i]]
     problem = batch.signal, np.asarray(batch.jac)[:, free]
     wanted = [free.index(i) for i in targets]
-    exacts = [crb.bounds(*problem, b.phi, targets=wanted, fisher=asked.fisher).exact for b in bases]
+    exacts = [crb.bounds(*problem, b.phi, targets=wanted, fisher=folded.training.fisher).exact for b in bases]
     results = []
     for f in range(len(truth)):
         for p, i in enumerate(targets):
@@ -123,11 +114,7 @@ def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Res
 def findings(options: argparse.Namespace, bases: tuple[Basis, Basis], results: list[Result], minutes: float) -> str:
     """Return the tables, and what they say."""
     facts = bases[1].info["exact"]
-    settings = "".join(
-        f" --set {key}={Path(value).name}" for key, _, value in (s.partition("=") for s in options.settings)
-    )
-    command = f"python examples/exact_study.py FOLDER {options.spec}{settings} --train {options.train}"
-    command += f" --rank {options.rank} --crb-weight {options.crb_weight:g}"
+    command = f"{_exact.command('exact_study.py', options)} --rank {options.rank} --crb-weight {options.crb_weight:g}"
     n = len({r.fingerprint for r in results})
     loss = f"Energy loss {100 * facts['energy_loss']:.3g} %; mean exact CRB loss, held out: "
     loss += f"CRB-SVD {100 * facts['start_held_out']:.4g} %, exact bounds {100 * facts['cost_held_out']:.4g} %."

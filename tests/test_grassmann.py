@@ -19,7 +19,7 @@ def problem(rng: np.random.Generator, kind: str) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("kind", ["real", "complex"])
-@pytest.mark.parametrize("k", [1, 4, R - 1])
+@pytest.mark.parametrize("k", [1, 4, R - 1, R])
 def test_the_leading_eigenvectors_keep_most(rng: np.random.Generator, kind: str, k: int) -> None:
     matrix, vectors = problem(rng, kind)
     start = gaussian(rng, R, k)

@@ -34,7 +34,7 @@ from . import common
     "--energy-loss",
     type=float,
     callback=common.within(1e-9, 1),
-    help="exact: the least CRB loss at this loss of energy, whatever --crb-weight.",
+    help="exact: the least CRB loss at this loss of energy, in training, whatever --crb-weight.",
 )
 @click.option("--atoms", default="grid", show_default=True, help="Atoms of the dictionary: grid, about N, or none.")
 @click.option("--derivatives", is_flag=True, help="Keep derivatives in the dictionary, for fits with --refine.")
@@ -45,7 +45,7 @@ from . import common
     callback=common.within(0, 1),
     default=0.05,
     show_default=True,
-    help="Warn above this loss.",
+    help="Warn above this loss, unless --energy-loss asks for one.",
 )
 @common.training_options
 @click.option("--dry-run", is_flag=True, help="Print memory and time, make nothing.")
