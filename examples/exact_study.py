@@ -53,7 +53,7 @@ def main() -> None:
     parser = _exact.parser(__doc__)
     parser.add_argument("--rank", type=int, default=3)
     parser.add_argument("--crb-weight", type=float, default=0.8, help="of CRB-SVD")
-    parser.add_argument("--at", action="append", metavar="NAME=VALUE,..")
+    parser.add_argument("--at", action="append", default=[], metavar="NAME=VALUE,..")
     parser.add_argument("--random", type=int, help="fingerprints from the fit prior")
     parser.add_argument("--bounds", action="append", default=[], metavar="NAME=LOW:HIGH")
     parser.add_argument("--measurements", type=int, default=1000)
@@ -89,7 +89,7 @@ def measured(options: argparse.Namespace) -> tuple[tuple[Basis, Basis], list[Res
 
     theta = np.concatenate([part.theta for part in spec.fit_prior.atoms(model.parameters)])
     box = bounded(Box.around(model.parameters, theta), tuple(options.bounds))
-    truth = truths.chosen(box, spec.fit_prior, at=options.at or (), table=None, random=options.random, seed=0)
+    truth = truths.chosen(box, spec.fit_prior, at=tuple(options.at), table=None, random=options.random, seed=0)
     way = bench.Way(method="nlls", start="truth", signals="exact", bounds=tuple(options.bounds))
     campaign = Campaign(
         model=model, truth=truth, fit_prior=spec.fit_prior, box=box, way=way, ranks=[options.rank],
