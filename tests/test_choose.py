@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,23 @@ def test_no_basis_costs_less_than_the_certificate(rng: np.random.Generator) -> N
         approximate = sum(w * loss for w, loss in zip(wholes, losses.values(), strict=True)) / sum(wholes)
         if len(set(case.factors.values())) == 1:
             assert least == pytest.approx(approximate, rel=1e-6)
+
+
+def test_every_start_leads_to_the_same_cost(rng: np.random.Generator) -> None:
+    """A minimum that is found from anywhere is likely the least one; nothing proves it."""
+    for case in cases(rng)[:2]:
+        found = prepared(case.accumulator, case.training, case.held_out, case.factors)
+        frontier = Frontier(case.accumulator, case.factors, RANK, found.columns)
+        price = partial(choose._linear, frontier.shares)
+        cost = improved(case.start(), case.accumulator, found, case.factors).info["exact"]["cost"]
+        for _ in range(3):
+            start = np.zeros((found.columns.shape[1], RANK), np.complex128 if case.accumulator.over_complex else float)
+            start[:9] = np.linalg.qr(
+                gaussian(rng, 9, RANK) if np.iscomplexobj(start) else rng.standard_normal((9, RANK))
+            )[0]
+            phi = choose._minimised([found.training], price, start, lambda _: None)
+            # ends where an iteration gains less than 1e-7
+            assert found.training(phi, price)[0] == pytest.approx(cost, rel=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6])
