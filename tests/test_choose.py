@@ -145,8 +145,8 @@ def test_no_basis_costs_less_than_the_certificate(rng: np.random.Generator) -> N
             assert least == pytest.approx(approximate, rel=1e-6)
 
 
-def test_every_start_leads_to_the_same_cost(rng: np.random.Generator) -> None:
-    """A minimum that is found from anywhere is likely the least one; nothing proves it."""
+def test_random_starts_find_nothing_better(rng: np.random.Generator) -> None:
+    """They may end in other minima of so small a training, but not below what was found from CRB-SVD on."""
     for case in cases(rng)[:2]:
         found = prepared(case.accumulator, case.training, case.held_out, case.factors)
         frontier = Frontier(case.accumulator, case.factors, RANK, found.columns)
@@ -158,8 +158,8 @@ def test_every_start_leads_to_the_same_cost(rng: np.random.Generator) -> None:
                 gaussian(rng, 9, RANK) if np.iscomplexobj(start) else rng.standard_normal((9, RANK))
             )[0]
             phi = choose._minimised([found.training], price, start, lambda _: None)
-            # ends where an iteration gains less than 1e-7
-            assert found.training(phi, price)[0] == pytest.approx(cost, rel=1e-4)
+            # a search ends where an iteration gains less than 1e-7, of at most a few hundred
+            assert found.training(phi, price)[0] > cost * (1 - 1e-4)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6])
