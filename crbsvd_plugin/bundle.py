@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from . import __version__, choose, crb, files, fingerprints, request
+from . import __version__, choose, files, fingerprints, request
 from .assess import assess
 from .basis import FORMAT, Basis, plain
 from .dictionary import SUFFIX, Dictionary, compress
@@ -228,12 +228,9 @@ def plan(asked: Request, name: str, *, force: bool) -> Plan:
 
 def _check_counted(asked: Request, training: Training) -> None:
     """Refuse weights with which there is no energy, or no CRB loss, to speak of."""
-    parameters = training.model.parameters
-    names = [SIGNAL, *(parameters[i].name for i in crb.interesting(parameters))]
-    labels = [part.label for part in training.atoms]
-    factors = asked.weights(labels, asked.weight).factors([(label, name) for label in labels for name in names])
-    for kind, ours in (("signal", names[:1]), ("parameter", names[1:])):
-        if not any(factors[label, name] for label in labels for name in ours):
+    factors = asked.factors(training, asked.weight)
+    for kind, counts_signals in (("signal", True), ("parameter", False)):
+        if not any(factor for (_, name), factor in factors.items() if (name == SIGNAL) == counts_signals):
             raise UserError(
                 f"--energy-loss sets the signals' loss of energy against the CRB loss of parameters, but no {kind} has "
                 "a weight above zero; change the weights"

@@ -164,17 +164,14 @@ class ExactLoss:
 
     def losses(self, phi: NDArray[Any]) -> tuple[float, float]:
         """Return the share of energy outside of orthonormal phi (r, K), and the mean exact CRB loss."""
-        solved = [self._solved(piece, phi) for piece in self._pieces]
-        weights = self._counting(np.concatenate([part.loss for part in solved]))
-        return self._totals(solved, weights)
+        return self._totals(*self._at(phi))
 
     def __call__(self, phi: NDArray[Any], price: Price) -> tuple[float, NDArray[Any]]:
         """Return what phi (r, K) costs, and the gradient G (r, K) of that.
 
         d cost = Re <G, d phi> for any change of phi that keeps it orthonormal, real where phi is real.
         """
-        solved = [self._solved(piece, phi) for piece in self._pieces]
-        weights = self._counting(np.concatenate([part.loss for part in solved]))
+        solved, weights = self._at(phi)
         cost, by_energy, by_crb = price(*self._totals(solved, weights))
         gradient = np.zeros_like(phi)
         share = by_crb * np.divide(weights, self._kept, out=np.zeros_like(weights), where=self._kept > 0)
@@ -197,7 +194,7 @@ class ExactLoss:
         """
         if self._units is None:
             raise ValueError("fingerprints have no orthogonalised derivatives, expected `reduced(.., with_units=True)`")
-        weights = self._counting(np.concatenate([self._solved(piece, at).loss for piece in self._pieces]))
+        _, weights = self._at(at)
         signal = [half[:, 0] * np.sqrt(shares[0] * self._signal)[:, None] for half in self._columns]
         units = [(half * np.sqrt(shares[1] * weights)[..., None]).reshape(-1, self.dimension) for half in self._units]
         conjugate = not np.iscomplexobj(at)
@@ -207,6 +204,11 @@ class ExactLoss:
     @property
     def _pieces(self) -> list[slice]:
         return [slice(start, start + _PIECE) for start in range(0, len(self._signal), _PIECE)]
+
+    def _at(self, phi: NDArray[Any]) -> tuple[list[_Solved], NDArray[np.float64]]:
+        """Return what is known of every piece at a basis, and what the losses (N, I) count there."""
+        solved = [self._solved(piece, phi) for piece in self._pieces]
+        return solved, self._counting(np.concatenate([part.loss for part in solved]))
 
     def _counting(self, loss: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what the loss of every fingerprint and parameter (N, I) counts, a sum of 1."""

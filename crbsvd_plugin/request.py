@@ -23,7 +23,7 @@ from .progress import Report, counted
 from .spec import Spec, resolve
 from .subspace import MOST, TOLERANCE
 from .training import Training
-from .weighting import SIGNAL, Kind, Weighting
+from .weighting import SIGNAL, Block, Kind, Weighting
 
 if TYPE_CHECKING:
     from .cluster import Pool
@@ -102,14 +102,10 @@ class Request:
         n_frames = training.model.n_frames
         if not 1 <= rank <= n_frames:
             raise UserError(f"--rank is {rank}, expected 1 to the number of frames, {n_frames}")
-        parameters = training.model.parameters
-        names = [SIGNAL, *(parameters[i].name for i in crb.interesting(parameters))]
         for weight in crb_weights:
             if not 0 <= weight <= 1:
                 raise UserError(f"--crb-weight is {weight}, expected 0 to 1")
-            weighting = Weighting(weight, self.weighting, self.parameter_weights, self.class_weights)
-            factors = weighting.factors([(atoms.label, name) for atoms in training.atoms for name in names])
-            if not any(factors.values()):
+            if not any(self.factors(training, weight).values()):
                 raise UserError(f"with a crb weight of {weight:g} nothing has a weight above zero; change the weights")
 
     def check_free(self, sidecar: Path, names: list[str], *, kind: str, force: bool) -> None:
@@ -155,6 +151,19 @@ class Request:
             rank, crb_weight, weighting=weights.kind, info=info,
             parameter_weights=weights.parameters, class_weights=weights.classes,
         )  # fmt: skip
+
+    def factors(self, training: Training, crb_weight: float) -> dict[Block, float]:
+        """Return what the squared loss of every block of a training counts.
+
+        Raises
+        ------
+        UserError
+            A weight is out of range, or given to what is not there.
+        """
+        parameters = training.model.parameters
+        names = [SIGNAL, *(parameters[i].name for i in crb.interesting(parameters))]
+        weighting = Weighting(crb_weight, self.weighting, self.parameter_weights, self.class_weights)
+        return weighting.factors([(atoms.label, name) for atoms in training.atoms for name in names])
 
     def weights(self, labels: Sequence[str], crb_weight: float) -> Weighting:
         """Return the weights as asked for, without those of other classes than these."""

@@ -258,8 +258,7 @@ def drafted(asked: Request, folder: str, *, force: bool) -> Plan:
             "take more, or a wider prior"
         )
     names = [spec.model.parameters[i].name for i in crb.interesting(spec.model.parameters)]
-    weighting = Weighting(0.5, asked.weighting, asked.parameter_weights, asked.class_weights)
-    factors = weighting.factors([(part.label, name) for part in atoms for name in (SIGNAL, *names)])
+    factors = asked.factors(training, 0.5)
     if not any(factors[label, name] for label in left for name in names):
         raise UserError(
             f"the weights of classes and parameters are 0 for all of {', '.join(names)} in {', '.join(left)}: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cli_case
@@ -16,6 +16,8 @@ import hypothesis
 import ismrmrd  # noqa: F401
 import numpy as np
 import pytest
+
+from crbsvd_plugin import threads
 
 PROGRAMS = {"bart": "bart", "browser": "chromedriver"}  # marker: program
 
@@ -93,3 +95,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures empty: drawing them takes most of the time."""
     monkeypatch.setattr("crbsvd_plugin.charts._save", lambda _, path: path.touch())
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: where problems are small, several would wait for one another."""
+    with threads.limit(1):
+        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from crb_case import FISHERS, Array, Fisher, gaussian
 
-from crbsvd_plugin import choose, crb, fingerprints, models, threads
+from crbsvd_plugin import choose, crb, fingerprints, models
 from crbsvd_plugin.basis import Basis
 from crbsvd_plugin.choose import improved
 from crbsvd_plugin.errors import UserError
@@ -28,11 +28,7 @@ from crbsvd_plugin.weighting import Block, Weighting
 RANK = 4
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Problems are small: threads would wait for one another."""
-    with threads.limit(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)

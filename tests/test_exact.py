@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from crb_case import FISHERS, Array, Fisher, fisp_data, gaussian, random_data
 
-from crbsvd_plugin import crb, exact, threads
+from crbsvd_plugin import crb, exact
 from crbsvd_plugin.exact import ExactLoss, Reduced, reduced
 from crbsvd_plugin.model import Batch
 from crbsvd_plugin.weighting import Block
@@ -27,11 +26,7 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Problems are small: threads would wait for one another."""
-    with threads.limit(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def price(energy: float, crb_loss: float) -> tuple[float, float, float]:

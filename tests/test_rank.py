@@ -12,7 +12,7 @@ import cli_case
 import numpy as np
 import pytest
 
-from crbsvd_plugin import bart, crb, phantom, threads, trajectory
+from crbsvd_plugin import bart, crb, phantom, trajectory
 from crbsvd_plugin.amplification import Errors, Ranks, errors, rows, sigma_of
 from crbsvd_plugin.balance import least, table
 from crbsvd_plugin.basis import Basis
@@ -31,11 +31,7 @@ ANGLES = np.round(0.2 + 0.8 * np.abs(np.sin(np.arange(T))), 3).tolist()
 MODEL = resolve("mrf-fisp", [f"flip_angles={ANGLES}", "tr=0.02", "te=0.005"]).model
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Problems are small: threads would wait for one another."""
-    with threads.limit(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def complex_basis(rng: np.random.Generator, signals: np.ndarray | None = None) -> Basis:
