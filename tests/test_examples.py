@@ -63,14 +63,10 @@ def test_example_runs(script: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_paper_phantom(tmp_path: Path) -> None:
     """On a small matrix: what the weight does at K = 3, and that correcting a gradient delay undoes its harm."""
-    (script,) = (path for path in EXAMPLES if path.stem == "paper_phantom")
     small = ["--matrix", "48", "--train", "1000", "--atoms", "20000", "--iterations", "20"]
-    done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    page = page_of("paper_phantom", tmp_path, *small)
     pictures = [f"{kind}_{method}.png" for kind in ("r1", "errors") for method in ("cg", "llr")]
     assert all((tmp_path / name).stat().st_size for name in pictures)
-    page = (tmp_path / "findings.md").read_text(encoding="utf-8")
-    assert page in done.stdout
     assert all(f"({name})" in page for name in pictures)
     with (tmp_path / "errors.csv").open(newline="", encoding="utf-8") as stream:
         table = {
@@ -99,13 +95,19 @@ def test_paper_phantom(tmp_path: Path) -> None:
     assert abs(after - before) < 0.1 * (late - before)
 
 
-def run_example(name: str, folder: Path, *options: str) -> tuple[str, dict[tuple[str, str], list[float]]]:
-    """Run an example; return its page, and the numbers of its table by name and tissue."""
+def page_of(name: str, folder: Path, *options: str) -> str:
+    """Run an example; return its page, which it prints, too."""
     (script,) = (path for path in EXAMPLES if path.stem == name)
     done = subprocess.run([sys.executable, script, folder, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (folder / "findings.md").read_text(encoding="utf-8")
     assert page in done.stdout
+    return page
+
+
+def run_example(name: str, folder: Path, *options: str) -> tuple[str, dict[tuple[str, str], list[float]]]:
+    """Run an example; return its page, and the numbers of its table by name and tissue."""
+    page = page_of(name, folder, *options)
     assert (folder / "maps.png").stat().st_size
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| .* \| (WM|GM|CSF) \|", line)]
     return page, {(name, tissue): list(map(float, numbers)) for name, tissue, *numbers in rows}
@@ -233,11 +235,8 @@ def test_qmt_phantom(tmp_path: Path, pulses: Path) -> None:
 @pytest.mark.slow
 def test_nist_phantom(tmp_path: Path) -> None:
     """On a small matrix: the vials are found with their own prior, and with Table I those outside of it are flagged."""
-    (script,) = (path for path in EXAMPLES if path.stem == "nist_phantom")
     small = ["--matrix", "56", "--train", "600", "--atoms", "8000", "--repeats", "2", "--rank", "6", "--replicas", "4"]
-    done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "findings.md").read_text(encoding="utf-8") in done.stdout
+    page_of("nist_phantom", tmp_path, *small)
     assert (tmp_path / "vials.png").stat().st_size
     with (tmp_path / "vials.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -262,12 +261,8 @@ def test_study_qmt(tmp_path: Path, pulses: Path) -> None:
 
     50 pulses a cycle tell little, so the SNR is high.
     """
-    (script,) = (path for path in EXAMPLES if path.stem == "study_qmt")
     few = ["--train", pulses, "--snr", "200000", "--fingerprints", "200", "--measurements", "12"]
-    done = subprocess.run([sys.executable, script, tmp_path / "out", *few], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "out" / "findings.md").read_text(encoding="utf-8")
-    assert page in done.stdout
+    page = page_of("study_qmt", tmp_path / "out", *few)
     assert str(tmp_path) not in page
     assert (tmp_path / "out" / "snr-200000" / "study.png").stat().st_size
     with (tmp_path / "out" / "snr-200000" / "study.csv").open(newline="", encoding="utf-8") as stream:
@@ -325,11 +320,8 @@ def test_jax_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_how_many(tmp_path: Path) -> None:
     """On a small scan: a row for every case, and noise that goes with the SNR."""
-    (script,) = (path for path in EXAMPLES if path.stem == "how_many")
     few = ["--train", "300", "--scan-matrix", "48", "--matrix", "32", "--rank", "5", "--replicas", "3", "--cases", "2"]
-    done = subprocess.run([sys.executable, script, tmp_path, *few], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "findings.md").read_text(encoding="utf-8") in done.stdout
+    page_of("how_many", tmp_path, *few)
     with (tmp_path / "errors.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 2 * 5 * 3 * 2
@@ -341,13 +333,9 @@ def test_how_many(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_exact_bounds(tmp_path: Path) -> None:
     """At equal energy loss the exact bounds lose no more than CRB-SVD, and never less than the certificate."""
-    (script,) = (path for path in EXAMPLES if path.stem == "exact_bounds")
     small = ["mrf-fisp", "--train", "1500", "--ranks", "3,6", "--weights", "0.5,0.8"]
-    done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    page = page_of("exact_bounds", tmp_path, *small)
     assert (tmp_path / "curves.png").stat().st_size
-    page = (tmp_path / "findings.md").read_text(encoding="utf-8")
-    assert page in done.stdout
     rows = re.findall(r"\| (\d) \| ([\d.]+) \| .* \| (-?[\d.]+) % \| (\d+) % \|", page)
     gains = {(int(rank), float(weight)): (float(gain), int(gap)) for rank, weight, gain, gap in rows}
     assert gains.keys() == {(rank, weight) for rank in (3, 6) for weight in (0.5, 0.8)}
@@ -361,12 +349,8 @@ def test_exact_bounds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_exact_study(tmp_path: Path) -> None:
     """What the bounds say of two bases is what estimates do."""
-    (script,) = (path for path in EXAMPLES if path.stem == "exact_study")
     small = ["mrf-fisp", "--train", "1500", "--random", "6", "--measurements", "300"]
-    done = subprocess.run([sys.executable, script, tmp_path, *small], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "findings.md").read_text(encoding="utf-8")
-    assert page in done.stdout
+    page = page_of("exact_study", tmp_path, *small)
     rows = re.findall(r"\| (T[12]) \| ([\d.]+) \| ([\d.]+) \+- ([\d.]+) \|", page)
     assert [row[0] for row in rows] == ["T1", "T2"]
     for _, bound, seen, error in rows:
